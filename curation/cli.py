@@ -1,0 +1,122 @@
+"""What every script shares: argument types, and turning outcomes into one line and an exit code.
+
+Exit codes: 0 done; 2 the input is wrong; 1 the work failed; 130 and 143 interrupted by SIGINT and SIGTERM.
+Nothing heavy is imported here, so that `--help` and a usage error answer at once.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError, WorkError
+
+USAGE_ERROR, WORK_FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Derived from BaseException, as KeyboardInterrupt is, so that no handler swallows it."""
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help shows a script's docstring as it is written, examples included."""
+    made = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
+    """Parse the command line, call `main`, and leave with the exit code that its outcome stands for."""
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        main(args)
+        sys.stdout.flush()
+    except (UsageError, WorkError, KeyboardInterrupt, Terminated, Exception) as error:
+        if args.debug:
+            traceback.print_exc()
+        code, message = _outcome(error)
+        print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _outcome(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, UsageError):
+        return USAGE_ERROR, f"error: {_one_line(error)}"
+    if isinstance(error, WorkError):
+        return WORK_FAILED, f"failed: {_one_line(error)}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; the same command goes on from here"
+    if isinstance(error, Terminated):
+        return TERMINATED, "terminated; the same command goes on from here"
+    if isinstance(error, BrokenPipeError):  # `script | head`: the reader has gone, and so has its pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return WORK_FAILED, "failed: nobody reads the output any more"
+    kind = type(error).__name__
+    return WORK_FAILED, f"failed: {kind}: {_one_line(error)} (--debug shows where)"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _raise_terminated(signum: int, frame: object) -> None:
+    raise Terminated
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    return _integer(text, at_least=1)
+
+
+def level(text: str) -> int:
+    """A MIP level: 0 or more."""
+    return _integer(text, at_least=0)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """A comma-separated list of integers of at least 0, such as `0,1,3`, without repeats."""
+    values = tuple(_integer(part, at_least=0) for part in text.split(","))
+    if len(set(values)) != len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names a number twice")
+    return values
+
+
+def decimals(text: str) -> int | None:
+    """A number of decimals from 0 to 6, or `none`."""
+    if text == "none":
+        return None
+    value = _integer(text, at_least=0)
+    if value > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than float32 holds: 0 to 6, or none")
+    return value
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object, such as `{"finetune_iter": 50}`."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value
+
+
+def _integer(text: str, at_least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+    if value < at_least:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than {at_least}")
+    return value

@@ -1,0 +1,143 @@
+"""Displacement fields: changing level, pulling images through them, and rounding them.
+
+Conventions, said once:
+- Arrays are x first: an image is (X, Y), a field (2, X, Y). Everything is float32.
+- Component 0 of a vector is displacement along the LAST axis (y), component 1 along the first (x).
+- The pull: warped[x, y] = image[x + f[1, x, y], y + f[0, x, y]], bilinear, 0 outside the image.
+- Units are pixels at the field's level, or MIP-0 voxels where it says so.
+- A vector with a component that is not finite is no vector: it pulls 0.
+"""
+
+import numpy as np
+
+_ROWS = 64  # rows warped at once: their temporaries fit a core's cache, which halves the time
+
+
+def to_level(
+    array: np.ndarray, src_mip: int, dst_mip: int, shape: tuple[int, int], crop: tuple[int, int]
+) -> np.ndarray:
+    """An image or a MIP-0 field, (..., X, Y), brought from `src_mip` to `dst_mip`, and cut to `shape` from `crop` on.
+
+    Finer: bilinear with align_corners=False, edges repeated. Coarser: area average.
+    """
+    array = np.asarray(array, np.float32)
+    if src_mip > dst_mip:
+        array = upsample(array, 1 << (src_mip - dst_mip))
+    elif src_mip < dst_mip:
+        array = average(array, 1 << (dst_mip - src_mip))
+    return array[..., crop[0] : crop[0] + shape[0], crop[1] : crop[1] + shape[1]]
+
+
+def upsample(array: np.ndarray, factor: int) -> np.ndarray:
+    """(..., X, Y) to (..., X * factor, Y * factor), bilinear, align_corners=False; `factor` is a power of 2.
+
+    Output pixel i lies at (i + 0.5) / factor - 0.5 among the input's, the nearest edge pixel beyond them: what
+    torch.nn.functional.interpolate does with mode="bilinear".
+    """
+    if factor == 1:
+        return array
+    return _upsample_last(_upsample_last(array.swapaxes(-1, -2), factor).swapaxes(-1, -2), factor)
+
+
+def _upsample_last(array: np.ndarray, factor: int) -> np.ndarray:
+    before = np.concatenate([array[..., :1], array[..., :-1]], axis=-1)
+    after = np.concatenate([array[..., 1:], array[..., -1:]], axis=-1)
+    finer = np.empty((*array.shape, factor), np.float32)
+    for phase in range(factor):
+        offset = np.float32((phase + 0.5) / factor - 0.5)
+        neighbour, weight = (before, -offset) if offset < 0 else (after, offset)
+        np.multiply(array, 1 - weight, out=finer[..., phase])
+        finer[..., phase] += weight * neighbour
+    return finer.reshape(*array.shape[:-1], -1)
+
+
+def average(array: np.ndarray, factor: int) -> np.ndarray:
+    """(..., X, Y) to (..., X / factor, Y / factor): the mean of each block."""
+    blocks = _blocks(array, factor)
+    return blocks.mean(axis=(-3, -1), dtype=np.float32)
+
+
+def any_of(mask: np.ndarray, factor: int) -> np.ndarray:
+    """(X, Y) bool to (X / factor, Y / factor): true where any pixel of the block is."""
+    return np.logical_or.reduce(_blocks(mask, factor), axis=(-3, -1))
+
+
+def _blocks(array: np.ndarray, factor: int) -> np.ndarray:
+    *rest, x_size, y_size = array.shape
+    return array.reshape(*rest, x_size // factor, factor, y_size // factor, factor)
+
+
+def mean_finite_vector(field: np.ndarray) -> np.ndarray | None:
+    """The mean of the vectors whose two components are both finite, (2,) float64; None if there are none."""
+    finite = np.isfinite(field).all(axis=0)
+    if not finite.any():
+        return None
+    return field[:, finite].mean(axis=1, dtype=np.float64)
+
+
+def warp(image: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Pull an image (X, Y) through a field (2, X, Y) of pixels: (X, Y), 0 where a vector is not finite."""
+    x_size, y_size = image.shape
+    # A border of zeros, one pixel before and two behind, makes "0 outside" an ordinary lookup: positions are
+    # clipped to [-1, size], where even the farther neighbour of the last lies in the border.
+    framed = np.zeros((x_size + 3, y_size + 3), np.float32)
+    framed[1:-2, 1:-2] = image
+    y_pixels = np.arange(y_size, dtype=np.float32)
+    warped = np.empty((x_size, y_size), np.float32)
+    for first in range(0, x_size, _ROWS):
+        rows = slice(first, min(first + _ROWS, x_size))
+        x = field[1, rows] + np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
+        y = field[0, rows] + y_pixels
+        finite = np.isfinite(x) & np.isfinite(y)
+        if not finite.all():
+            x[~finite] = y[~finite] = -1
+        np.clip(x, -1, x_size, out=x)
+        np.clip(y, -1, y_size, out=y)
+        warped[rows] = _bilinear(framed, x, y)
+    return warped
+
+
+def _bilinear(framed: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Values of an image, framed as `warp` does, at positions (x, y) among its own pixels."""
+    x_low, y_low = np.floor(x), np.floor(y)
+    x_weight, y_weight = x - x_low, y - y_low
+    stride = framed.shape[1]
+    index = (x_low.astype(np.intp) + 1) * stride + (y_low.astype(np.intp) + 1)
+    pixels = framed.ravel()
+    low = pixels.take(index)
+    low += (pixels.take(index + 1) - low) * y_weight
+    index += stride
+    high = pixels.take(index)
+    high += (pixels.take(index + 1) - high) * y_weight
+    high -= low
+    high *= x_weight
+    low += high
+    return low
+
+
+def rescale(field: np.ndarray, src_mip: int, dst_mip: int, crop: str) -> np.ndarray:
+    """A field (2, X, Y) in pixels at `src_mip`, at the finer `dst_mip`, in its pixels, cut to (X, Y) again.
+
+    crop: "start" keeps the start corner, as a coarse and a fine box share their start; "center" the middle, as boxes
+    made around centres share that. Only what is kept is interpolated; equal levels change nothing.
+    """
+    if src_mip == dst_mip:
+        return np.asarray(field, np.float32)
+    factor = 1 << (src_mip - dst_mip)
+    x_slice, x_crop = _kept(field.shape[1], factor, crop)
+    y_slice, y_crop = _kept(field.shape[2], factor, crop)
+    finer = upsample(np.asarray(field[:, x_slice, y_slice], np.float32), factor) * np.float32(factor)
+    return finer[:, x_crop : x_crop + field.shape[1], y_crop : y_crop + field.shape[2]]
+
+
+def _kept(size: int, factor: int, crop: str) -> tuple[slice, int]:
+    """Of `size` coarse pixels those that the kept fine ones are interpolated from, and the crop after that."""
+    first_fine = 0 if crop == "start" else (size * factor - size) // 2
+    first = max(0, first_fine // factor - 1)
+    last = min(size, -(-(first_fine + size) // factor) + 1)
+    return slice(first, last), first_fine - first * factor
+
+
+def rounded(field: np.ndarray, decimals: int | None) -> np.ndarray:
+    """The field rounded for storing; NaN and infinities stay what they are."""
+    return field if decimals is None else np.round(field, decimals)

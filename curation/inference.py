@@ -1,0 +1,274 @@
+"""Running one aligner module over a dataset, in shards.
+
+A shard is a range of pairs and the file that holds their fields. Workers, one a GPU or several on the CPU, take
+shards from a common queue; each reads the next pair and encodes the last field while its module runs. A shard is
+written at once when it is whole, so the shards that are there are the work that is done.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import fields, runner
+from .datasets import Chunk, Dataset, Layout, encode, open_dataset, write_whole
+from .errors import UsageError, WorkError
+from .files import check_folder
+from .pyramid import Aligner, Module, content_hash, find_module
+
+SHARD_NAME = re.compile(r"(\d+)_(\d+)\.h5")
+LONGEST_SHARD = 16  # pairs: what a crash can lose of a worker's work
+
+
+@dataclass(frozen=True)
+class Options:
+    """generate_fields's arguments."""
+
+    pyramid_path: str
+    image_path: str
+    prev_field_path: str | None
+    temp_dir: str
+    stage: int
+    checkpoint_name: str
+    src_mip: int
+    dst_mip: int
+    gpu: tuple[int, ...] | None = None
+    cpu_workers: int | None = None
+    model_params: Mapping[str, Any] = field(default_factory=dict)
+    crop: str = "start"
+    decimals: int | None = 2
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A range of pairs, [first, last)."""
+
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.first}_{self.last}.h5"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a shard: pairs not run because an image is all 0, and fields with vectors that are not finite."""
+
+    not_run: int
+    with_nonfinite: int
+    failures: tuple[str, ...] = ()
+
+
+@dataclass
+class Generated:
+    """What came of all shards, for the summary."""
+
+    folder: str
+    pairs: int
+    resumed: int
+    not_run: int = 0
+    with_nonfinite: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.folder}: fields of {self.pairs} pairs"
+        if self.resumed:
+            text += f", {self.resumed} of them found done"
+        if self.not_run:
+            text += f"; {self.not_run} not run, an image being all 0"
+        if self.with_nonfinite:
+            text += f"; {self.with_nonfinite} with vectors that are not finite"
+        return text
+
+
+def generate_fields(options: Options) -> Generated:
+    """Write the shards that are not there yet of one stage's fields over an image file."""
+    if options.src_mip < options.dst_mip:
+        raise UsageError(f"src_mip {options.src_mip} is finer than dst_mip {options.dst_mip}: want src_mip >= dst_mip")
+    check_folder(options.temp_dir)
+    module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
+    images, prior = open_inputs(options)
+    devices = _devices(options)
+    identity = _identity(options, module, images, prior)
+    pairs = images.main.shape[0]
+    there = existing_shards(Path(options.temp_dir), identity)
+    shards = missing_shards(there, pairs, len(devices))
+    made = Generated(options.temp_dir, pairs, resumed=sum(shard.last - shard.first for shard in there))
+    threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
+    work = InferenceWork(options, module, tuple(devices), identity, threads)
+    failures: list[str] = []
+    with tqdm(total=pairs, initial=made.resumed, desc="pairs", unit="pair") as bar:
+        for number, done in runner.run(work, [[shard] for shard in shards], len(devices), preload=("torch", "h5py")):
+            made.not_run += done.not_run
+            made.with_nonfinite += done.with_nonfinite
+            failures += done.failures
+            bar.update(shards[number].last - shards[number].first)
+    if failures:
+        raise WorkError(f"{len(failures)} of {pairs} pairs failed; the first: {failures[0]}")
+    return made
+
+
+def open_inputs(options: Options) -> tuple[Dataset, Dataset | None]:
+    """The image file and the previous fields, which must belong together."""
+    images = open_dataset(options.image_path)
+    if options.prev_field_path is None:
+        if options.stage > 0:
+            raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
+        _check_mip(images, options.src_mip)
+        return images, None
+    prior = open_dataset(options.prev_field_path)
+    for dataset in (images, prior):
+        _check_mip(dataset, options.src_mip)
+    if images.main.shape != prior.main.shape:
+        raise UsageError(
+            f"{images.path} is {images.main.shape}, {prior.path} is {prior.main.shape}: want the same shape"
+        )
+    for name in set(images.arrays) & set(prior.arrays):
+        differs = (images.arrays[name] != prior.arrays[name]).any(axis=(1, 2))
+        if differs.any():
+            pair = int(differs.argmax())
+            raise UsageError(
+                f"pair {pair}: {name} is {images.arrays[name][pair].tolist()} in {images.path} but "
+                f"{prior.arrays[name][pair].tolist()} in {prior.path}: these fields are not of these images"
+            )
+    return images, prior
+
+
+def _check_mip(dataset: Dataset, src_mip: int) -> None:
+    if dataset.mip is not None and dataset.mip != src_mip:
+        raise UsageError(f"{dataset.path} is of MIP {dataset.mip}, not src_mip {src_mip}")
+
+
+def _devices(options: Options) -> list[str]:
+    """A device a worker: those asked for, else every GPU, else the CPU."""
+    if options.gpu is not None:
+        there = torch.cuda.device_count()
+        if not torch.cuda.is_available() or max(options.gpu) >= there:
+            raise UsageError(
+                f"--gpu {','.join(map(str, options.gpu))}: CUDA sees {there} GPUs here; "
+                "leave --gpu out to run on those, or on the CPU with --cpu_workers N"
+            )
+        return [f"cuda:{index}" for index in options.gpu]
+    if options.cpu_workers is None and torch.cuda.is_available():
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["cpu"] * (options.cpu_workers or os.cpu_count() or 1)
+
+
+def _identity(options: Options, module: Module, images: Dataset, prior: Dataset | None) -> dict[str, Any]:
+    """What shapes a field: shards of other inputs or arguments must not be mixed with these."""
+    return {
+        "images": images.identity,
+        "previous fields": prior.identity if prior else None,
+        "module": content_hash(module),
+        "checkpoint_name": options.checkpoint_name,
+        "model_params": dict(options.model_params),
+        "src_mip": options.src_mip,
+        "dst_mip": options.dst_mip,
+        "crop": options.crop,
+        "field_decimals": options.decimals,
+    }
+
+
+def existing_shards(folder: Path, identity: Mapping[str, Any]) -> list[Shard]:
+    """The shards in a folder; one that something else made is a `UsageError`."""
+    shards = []
+    for path in folder.iterdir():
+        match = SHARD_NAME.fullmatch(path.name)
+        if not match:
+            continue
+        dataset = open_dataset(path)
+        found = json.loads(str(dataset.attributes.get("identity", "{}")))
+        dataset.file.close()
+        changed = sorted(key for key in {*identity, *found} if identity.get(key) != found.get(key))
+        if changed:
+            raise UsageError(f"{path}: made with another {', '.join(changed)}; take another --temp_dir, or delete it")
+        shards.append(Shard(int(match[1]), int(match[2])))
+    return sorted(shards, key=lambda shard: shard.first)
+
+
+def missing_shards(there: list[Shard], pairs: int, workers: int) -> list[Shard]:
+    """Shards for the pairs that none in `there` (in order) covers: several a worker, so that none waits long."""
+    edges = [0, *(edge for shard in there for edge in (shard.first, shard.last)), pairs]
+    gaps = list(zip(edges[::2], edges[1::2], strict=True))
+    left = sum(end - begin for begin, end in gaps)
+    size = max(1, min(LONGEST_SHARD, left // (4 * workers)))
+    return [Shard(first, min(first + size, end)) for begin, end in gaps for first in range(begin, end, size)]
+
+
+@dataclass(frozen=True)
+class InferenceWork:
+    """What a worker does: its module on its device, over the shards it is given."""
+
+    options: Options
+    module: Module
+    devices: tuple[str, ...]
+    identity: Mapping[str, Any]
+    threads: int | None
+
+    def __call__(self, number: int, shards: Iterator[tuple[int, Shard]]) -> Iterator[tuple[int, Done]]:
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        images, prior = open_inputs(self.options)
+        aligner = Aligner(self.module, self.options.checkpoint_name, self.options.model_params, self.devices[number])
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
+            for place, shard in shards:
+                yield place, self._shard(shard, images, prior, aligner, encoder)
+
+    def _shard(
+        self, shard: Shard, images: Dataset, prior: Dataset | None, aligner: Aligner, encoder: ThreadPoolExecutor
+    ) -> Done:
+        chunks: list[Future[Chunk]] = []
+        not_run, nonfinite, failures = [], [], []
+
+        def read(pair: int) -> tuple[np.ndarray, np.ndarray | None]:
+            before = None if prior is None else prior.main[pair].astype(np.float32)
+            return images.main[pair].astype(np.float32), before
+
+        for pair, (both, before) in runner.ahead(read, range(shard.first, shard.last), depth=1):
+            try:
+                black = not (both[0].any() and both[1].any())
+                found = _prior_or_zeros(before, both[0].shape) if black else aligner(both[0], both[1], before)
+            except WorkError as error:
+                failures.append(f"pair {pair}, {both.shape[1]} x {both.shape[2]} pixels: {error}")
+                continue
+            not_run.append(black)
+            nonfinite.append(int((~np.isfinite(found)).any(axis=0).sum()))
+            chunks.append(encoder.submit(self._encoded, found))
+        if not failures:
+            arrays = {"not_run": np.array(not_run, "|u1"), "nonfinite": np.array(nonfinite, "<i8")}
+            self._write(shard, images, arrays, [chunk.result() for chunk in chunks])
+        return Done(sum(not_run), sum(count > 0 for count in nonfinite), tuple(failures))
+
+    def _encoded(self, found: np.ndarray) -> Chunk:
+        options = self.options
+        finer = fields.rescale(found, options.src_mip, options.dst_mip, options.crop)
+        return encode(fields.rounded(finer, options.decimals))
+
+    def _write(self, shard: Shard, images: Dataset, arrays: Mapping[str, np.ndarray], chunks: list[Chunk]) -> None:
+        options = self.options
+        known = {name: values[shard.first : shard.last] for name, values in images.arrays.items()}
+        attributes = {
+            **{
+                name: images.attributes[name] for name in ("spec", "spec_sha256", "anchor") if name in images.attributes
+            },
+            "mip": options.dst_mip,
+            "decimals": "none" if options.decimals is None else options.decimals,
+            "pairs": images.main.shape[0],
+            "first": shard.first,
+            "last": shard.last - 1,
+        }
+        shape = (shard.last - shard.first, *images.main.shape[1:])
+        layout = Layout(shape, 1, {**known, **arrays}, (), self.identity, attributes)
+        write_whole(Path(options.temp_dir) / shard.name, layout, chunks)
+
+
+def _prior_or_zeros(prior: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros((2, *shape), np.float32) if prior is None else prior

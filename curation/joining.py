@@ -1,0 +1,178 @@
+"""Joining shards of fields into one file: every pair exactly once, the stored bytes as they are."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from .datasets import Chunk, Dataset, Layout, Writer, encode, open_dataset
+from .errors import UsageError
+from .files import check_folder, check_new
+from .inference import SHARD_NAME
+
+COMMIT_PAIRS = 64
+
+# What a shard says of itself alone; the rest of its attributes are the joined file's too.
+_OF_A_SHARD = ("first", "last", "pairs", "toolkit_version", "identity")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What was joined, for the summary."""
+
+    path: str
+    pairs: int
+    shards: int
+    resumed: int
+    strays: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.pairs} pairs from {self.shards} shards"
+        if self.resumed:
+            text += f", {self.resumed} pairs found done"
+        if self.strays:
+            text += f"; not shards, left alone: {', '.join(self.strays)}"
+        return text
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard opened to be read: its pairs are [first, last)."""
+
+    first: int
+    last: int
+    data: Dataset
+
+    @property
+    def path(self) -> Path:
+        return self.data.path
+
+
+def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Joined:
+    """Join the shards in a folder into one field file."""
+    check_new(dst_path, overwrite)
+    check_folder(Path(dst_path).parent)
+    paths, strays = _find(Path(temp_dir))
+    with ExitStack() as stack:
+        shards = []
+        for path in paths:
+            shards.append(_open(path))
+            stack.enter_context(closing(shards[-1].data.file))
+        shards.sort(key=lambda shard: (shard.first, shard.last))
+        check_alike(shards)
+        pairs = check_cover(shards)
+        writer = Writer(dst_path, _layout(shards, pairs))
+        stack.callback(writer.close)
+        resumed = int(writer.done.sum())
+        _copy(shards, writer)
+        writer.finish()
+    return Joined(dst_path, pairs, len(shards), resumed, strays)
+
+
+def _find(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The shards in a folder, and the names of the other files there."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; want the --temp_dir of generate_fields.py")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    shards = [path for path in files if SHARD_NAME.fullmatch(path.name)]
+    if not shards:
+        raise UsageError(f"{folder}: no shards there: want files such as 0_16.h5, from generate_fields.py")
+    return shards, tuple(path.name for path in files if path not in shards)
+
+
+def _open(path: Path) -> Shard:
+    match = SHARD_NAME.fullmatch(path.name)
+    first, last = (int(number) for number in match.groups()) if match else (0, 0)
+    data = open_dataset(path)
+    if data.main.shape[0] != last - first:
+        data.file.close()
+        raise UsageError(f"{path}: holds {data.main.shape[0]} pairs, but its name says {last - first}")
+    if data.main.dtype != np.float32:
+        data.file.close()
+        raise UsageError(f"{path}: holds {data.main.dtype}: want float32")
+    return Shard(first, last, data)
+
+
+def check_alike(shards: list[Shard]) -> None:
+    """Refuse shards of different shape or origin, by both names."""
+    first = shards[0]
+    for shard in shards[1:]:
+        for name, ours, theirs in _compared(first, shard):
+            if ours != theirs:
+                raise UsageError(f"{first.path} and {shard.path} differ in {name}: {ours} and {theirs}")
+
+
+def _compared(one: Shard, other: Shard) -> Iterator[tuple[str, Any, Any]]:
+    yield "shape", one.data.main.shape[1:], other.data.main.shape[1:]
+    for name in ("mip", "pairs", "decimals", "spec_sha256", "identity"):
+        yield name, one.data.attributes.get(name), other.data.attributes.get(name)
+    yield "datasets", sorted(one.data.file), sorted(other.data.file)
+
+
+def check_cover(shards: list[Shard]) -> int:
+    """The number of pairs, if the shards, in order, hold each exactly once. Older shards do not say how many."""
+    pairs = int(shards[0].data.attributes.get("pairs", shards[-1].last))
+    end = 0
+    for before, shard in zip([None, *shards], shards, strict=False):
+        if shard.first > end:
+            raise UsageError(f"pairs {end} to {shard.first - 1} are missing: no shard before {shard.path} holds them")
+        if shard.first < end and before is not None:
+            last = min(end, shard.last) - 1
+            raise UsageError(f"pairs {shard.first} to {last} are there twice: in {before.path} and {shard.path}")
+        end = shard.last
+    if end < pairs:
+        raise UsageError(f"pairs {end} to {pairs - 1} are missing: no shard after {shards[-1].path} holds them")
+    if end > pairs:
+        raise UsageError(f"{shards[-1].path} ends at pair {end - 1}, but there are {pairs} pairs in all")
+    return pairs
+
+
+def _layout(shards: list[Shard], pairs: int) -> Layout:
+    first = shards[0].data
+    names = [name for name in first.file if name != "crc32" and _is_known(first.file[name], first.main)]
+    arrays = {name: np.concatenate([shard.data.file[name][:] for shard in shards]) for name in names}
+    attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_SHARD}
+    identity = {
+        "shards": [[shard.path.name, shard.data.identity] for shard in shards],
+        "origin": str(first.attributes.get("identity")),
+    }
+    return Layout((pairs, *first.main.shape[1:]), 1, arrays, (), identity, attributes)
+
+
+def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
+    """Whether a shard's dataset holds something of each of its pairs."""
+    return isinstance(dataset, h5py.Dataset) and dataset.name != main.name and dataset.shape[:1] == main.shape[:1]
+
+
+def _copy(shards: list[Shard], writer: Writer) -> None:
+    done = writer.done[:, 0]
+    with tqdm(total=len(done), initial=int(done.sum()), desc="pairs", unit="pair") as bar:
+        for shard in shards:
+            stored_alike = _is_stored_as(shard.data.main, writer.layout)
+            for pair in range(shard.first, shard.last):
+                if done[pair]:
+                    continue
+                writer.write(pair, 0, _chunk(shard.data, pair - shard.first, stored_alike))
+                bar.update()
+                if pair % COMMIT_PAIRS == 0:
+                    writer.commit()
+
+
+def _is_stored_as(main: h5py.Dataset, layout: Layout) -> bool:
+    """Whether a shard's chunks can be copied as they are stored."""
+    ours = (layout.chunk, "gzip", True, False)
+    return (main.chunks, main.compression, main.shuffle, main.scaleoffset is not None) == ours
+
+
+def _chunk(data: Dataset, sample: int, stored_alike: bool) -> Chunk:
+    crc32: Mapping[str, Any] = data.file
+    if stored_alike and "crc32" in crc32:
+        filter_mask, stored = data.main.id.read_direct_chunk((sample, 0, 0, 0))
+        if filter_mask == 0:
+            return Chunk(stored, int(crc32["crc32"][sample, 0]))
+    return encode(data.main[sample])

@@ -1,0 +1,194 @@
+"""Worker processes: units in, one result a unit out, whatever happens to a worker.
+
+A `Work` is called once in each worker with an iterator of numbered units, and yields numbered results; it may
+look ahead in the iterator, to read while it computes. Units are handed out in runs (neighbours that share what
+they read), to whichever worker asks first.
+
+Each worker has a pipe of its own. A shared queue, as in concurrent.futures, deadlocks when a worker is killed while
+it holds the queue's lock or has sent half a message; here that is an end of file, and its units go to others.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+from tqdm import tqdm
+
+from .errors import UsageError, WorkError
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+Work = Callable[[int, Iterator[tuple[int, Unit]]], Iterator[tuple[int, Result]]]
+
+DEATHS_ALLOWED = 2  # of workers, while any one unit is in their hands
+
+_WANT, _RESULT, _FAILED = "want", "result", "failed"
+
+
+def run(
+    work: "Work[Unit, Result]",
+    runs: Sequence[Sequence[Unit]],
+    workers: int,
+    preload: Sequence[str] = (),
+) -> Iterator[tuple[int, Result]]:
+    """Results as they come, each with its unit's number: its place among the units of all runs laid end to end.
+
+    One worker is this process itself; more are processes of their own, which are given `work` pickled and find the
+    modules in `preload` imported. `work`'s first argument is the worker's number. What `work` raises is raised here.
+    """
+    numbered = _number(runs)
+    workers = min(workers, len(runs))
+    if workers <= 1:
+        return work(0, (item for run in numbered for item in run))
+    return _Crew(work, numbered, workers, preload).results()
+
+
+def _number(runs: Sequence[Sequence[Unit]]) -> list[list[tuple[int, Unit]]]:
+    numbers = iter(range(sum(map(len, runs))))
+    return [[(next(numbers), unit) for unit in run] for run in runs]
+
+
+def ahead(function: Callable[[Unit], Result], units: Iterable[Unit], depth: int) -> Iterator[tuple[Unit, Result]]:
+    """Each unit with `function` of it, in order, computed in threads for up to `depth` further units meanwhile."""
+    if depth == 0:
+        for unit in units:
+            yield unit, function(unit)
+        return
+    with ThreadPoolExecutor(depth) as pool:
+        under_way: deque[tuple[Unit, Future[Result]]] = deque()
+        for unit in units:
+            under_way.append((unit, pool.submit(function, unit)))
+            if len(under_way) > depth:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        for unit, future in under_way:
+            yield unit, future.result()
+
+
+class _Crew(Generic[Unit, Result]):
+    def __init__(
+        self, work: "Work[Unit, Result]", runs: list[list[tuple[int, Unit]]], workers: int, preload: Sequence[str]
+    ) -> None:
+        self._work = work
+        self._waiting = deque(runs)
+        self._left = sum(map(len, runs))
+        self._workers = workers
+        self._members: dict[Connection, _Member[Unit]] = {}
+        self._deaths: dict[int, int] = {}
+        # Not fork: a fork of a process with threads may inherit a locked lock, and would keep the other workers'
+        # pipes open, so that their ends would not show.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+
+    def results(self) -> Iterator[tuple[int, Result]]:
+        try:
+            for number in range(self._workers):
+                self._hire(number)
+            while self._left:
+                for pipe in wait(list(self._members)):
+                    yield from self._listen(pipe)  # type: ignore[arg-type]
+        finally:
+            for member in self._members.values():
+                member.dismiss()
+
+    def _hire(self, number: int) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, number, self._work), daemon=True)
+        process.start()
+        theirs.close()  # so that the worker's death closes the pipe
+        self._members[ours] = _Member(number, process, ours)
+
+    def _listen(self, pipe: Connection) -> Iterator[tuple[int, Result]]:
+        member = self._members[pipe]
+        try:
+            kind, *content = pipe.recv()
+            if kind == _WANT:
+                self._give(member)
+        except (EOFError, ConnectionError):
+            self._bury(member)
+            return
+        if kind == _FAILED:
+            raise content[0]
+        if kind == _RESULT:
+            number, result = content
+            if member.units.pop(number, None) is not None:
+                self._left -= 1
+                yield number, result
+
+    def _give(self, member: "_Member[Unit]") -> None:
+        run = self._waiting.popleft() if self._waiting else []
+        member.units.update(run)
+        member.pipe.send(run)
+
+    def _bury(self, member: "_Member[Unit]") -> None:
+        """Put a dead worker's units back, and take on another in its place."""
+        del self._members[member.pipe]
+        member.pipe.close()
+        member.process.join()
+        for number in member.units:
+            self._deaths[number] = self._deaths.get(number, 0) + 1
+        if any(self._deaths[number] > DEATHS_ALLOWED for number in member.units) or not member.units:
+            raise WorkError(f"a worker process ended by itself ({_cause(member.process.exitcode)}); out of memory?")
+        self._waiting.appendleft(list(member.units.items()))
+        self._hire(member.number)
+
+
+class _Member(Generic[Unit]):
+    """A worker process, and the units in its hands."""
+
+    def __init__(self, number: int, process: Any, pipe: Connection) -> None:
+        self.number = number
+        self.process = process
+        self.pipe = pipe
+        self.units: dict[int, Unit] = {}
+
+    def dismiss(self) -> None:
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return signal.Signals(-exitcode).name
+    return f"exit code {exitcode}"
+
+
+def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
+    """A worker's life. It ends with the pipe: no orphan outlives the process that gave it work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which an ended worker would leave behind
+    try:
+        for done, result in work(number, _units(pipe)):
+            pipe.send((_RESULT, done, result))
+        pipe.recv()
+    except (EOFError, ConnectionError):
+        pass
+    except Exception as error:
+        with suppress(OSError):
+            pipe.send((_FAILED, _sendable(error)))
+    os._exit(0)  # without waiting for threads that may still be reading
+
+
+def _units(pipe: Connection) -> Iterator[tuple[int, Any]]:
+    while True:
+        pipe.send((_WANT,))
+        run = pipe.recv()
+        if not run:
+            return
+        yield from run
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or a plain one with its text where it may not survive pickling."""
+    if isinstance(error, UsageError | WorkError):
+        return type(error)(str(error))
+    return WorkError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,257 @@
+"""The spec: which volumes to read, at which levels, and which pairs of boxes to cut out of them.
+
+The JSON is described in the README ("The spec"). Reading accepts the older forms too (a pair as a list of two,
+a box by its centre under the keys x, y, z) and always gives the form below; writing always writes that form.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from .errors import UsageError
+from .files import written_whole
+
+# Far beyond any volume, and small enough that a box's corners stay exact in 64 bits at every level.
+FARTHEST = 2**48
+
+Level = Annotated[int, Meta(ge=0, le=30)]
+Size = Annotated[int, Meta(gt=0, le=2**20)]
+Voxel = Annotated[int, Meta(ge=-FARTHEST, le=FARTHEST)]
+CloudPath = Annotated[str, Meta(min_length=1)]
+
+
+class Reference(Struct, frozen=True, forbid_unknown_fields=True):
+    """The box over which statistics are taken: sizes are pixels at its own `dst_mip`."""
+
+    path: CloudPath
+    src_mip: Level
+    dst_mip: Level
+    x_size: Size
+    y_size: Size
+
+
+class Layer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A volume read at `src_mip`; without a reference the sample's own box is the reference."""
+
+    path: CloudPath
+    src_mip: Level
+    reference: Reference | None = None
+
+
+class Mask(Struct, frozen=True, forbid_unknown_fields=True):
+    """A volume that masks every pixel where it is >= `threshold`."""
+
+    path: CloudPath
+    src_mip: Level
+    threshold: float
+
+
+class Start(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A box's start, in MIP-0 voxels."""
+
+    x_start: Voxel
+    y_start: Voxel
+    z_start: Voxel
+
+
+class Pair(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A source box and a target box: the aligner learns to warp source onto target."""
+
+    src: Start
+    tgt: Start
+
+
+class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A whole spec. Every box is `x_size` x `y_size` pixels at `dst_mip`."""
+
+    image: Layer
+    field: Layer | None = None
+    masks: tuple[Mask, ...] = ()
+    max_mip: Level
+    dst_mip: Level
+    x_size: Size
+    y_size: Size
+    pairs: tuple[Pair, ...]
+
+    def starts(self) -> np.ndarray:
+        """The pairs' starts, (N, 2, 3) int64: source and target; x, y, z in MIP-0 voxels."""
+        numbers = (
+            number
+            for pair in self.pairs
+            for start in (pair.src, pair.tgt)
+            for number in (start.x_start, start.y_start, start.z_start)
+        )
+        return np.fromiter(numbers, np.int64, count=6 * len(self.pairs)).reshape(-1, 2, 3)
+
+    def text(self) -> str:
+        """The spec as JSON, the same for the same spec: what a dataset file stores and hashes."""
+        return msgspec.json.encode(self).decode()
+
+
+def read_spec(path: str | os.PathLike[str], template: bool = False) -> Spec:
+    """Read and check a spec; any fault is a `UsageError` that names the file and the place in it.
+
+    A template may be without pairs.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    try:
+        spec = parse_spec(content)
+        check_levels(spec)
+        if not template and not spec.pairs:
+            raise UsageError("no pairs: make some from points with create_spec.py")
+        check_pairs(spec)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return spec
+
+
+def parse_spec(content: bytes) -> Spec:
+    """The spec in `content`, in the present form or an older one; its meaning is not checked yet."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return msgspec.json.decode(content, type=Spec)
+    except msgspec.ValidationError:
+        pass  # an older form, or a fault: the slow way tells which
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"not JSON: {_with_line(error, content)}") from None
+    try:
+        return msgspec.convert(_modern(msgspec.json.decode(content)), Spec)
+    except msgspec.ValidationError as error:
+        raise UsageError(str(error)) from None
+    except RecursionError:
+        raise UsageError("nested too deeply for a spec") from None
+
+
+def _with_line(error: Exception, content: bytes) -> str:
+    """msgspec gives a byte position; a person looks for a line."""
+    text = str(error)
+    head, _, position = text.rstrip(")").partition("(byte ")
+    end = int(position) if position.isdigit() else len(content)
+    line = content.count(b"\n", 0, end) + 1
+    return f"{head.strip() or text}, line {line}"
+
+
+def _modern(spec: Any) -> Any:
+    """`spec`, as plain JSON values, with older pairs rewritten; whatever is not understood is left as it is."""
+    if not isinstance(spec, dict) or not isinstance(spec.get("pairs"), list):
+        return spec
+    return {**spec, "pairs": [_modern_pair(pair, spec) for pair in spec["pairs"]]}
+
+
+def _modern_pair(pair: Any, spec: dict[str, Any]) -> Any:
+    if isinstance(pair, list) and len(pair) == 2:
+        pair = {"src": pair[0], "tgt": pair[1]}
+    if not isinstance(pair, dict):
+        return pair
+    return {key: _modern_start(box, spec) for key, box in pair.items()}
+
+
+def _modern_start(box: Any, spec: dict[str, Any]) -> Any:
+    """A box under x, y, z marks its centre: start = centre - size * 2^dst_mip // 2."""
+    if not isinstance(box, dict) or set(box) != {"x", "y", "z"}:
+        return box
+    try:
+        sizes = msgspec.convert([spec.get("x_size"), spec.get("y_size")], tuple[Size, Size])
+        dst_mip = msgspec.convert(spec.get("dst_mip"), Level)
+        centre = msgspec.convert([box["x"], box["y"]], tuple[Voxel, Voxel])
+    except msgspec.ValidationError:
+        return {"x_start": box["x"], "y_start": box["y"], "z_start": box["z"]}  # the fault is named in its place
+    x_start, y_start = (middle - (size << dst_mip) // 2 for middle, size in zip(centre, sizes, strict=True))
+    return {"x_start": x_start, "y_start": y_start, "z_start": box["z"]}
+
+
+def check_levels(spec: Spec) -> None:
+    """Refuse levels that cannot be read or would not line up."""
+    if spec.dst_mip > spec.max_mip:
+        raise UsageError(f"dst_mip {spec.dst_mip} is above max_mip {spec.max_mip}: want dst_mip <= max_mip")
+    references = {"image": image_reference(spec)}
+    if spec.field is not None:
+        references["field"] = field_reference(spec)
+        _check_not_finer("field.src_mip", spec.field.src_mip, "dst_mip", spec.dst_mip)
+        reference = references["field"]
+        _check_not_finer("field.reference.src_mip", reference.src_mip, "field.reference.dst_mip", reference.dst_mip)
+    for name, reference in references.items():
+        if min(reference.src_mip, reference.dst_mip) > spec.max_mip:
+            raise UsageError(f"{name}.reference is read above max_mip {spec.max_mip}: starts do not line up there")
+    if spec.field is not None:
+        _check_shiftable(spec)
+
+
+def _check_not_finer(name: str, src_mip: int, wanted_name: str, wanted: int) -> None:
+    if src_mip < wanted:
+        raise UsageError(f"{name} {src_mip} is finer than {wanted_name} {wanted}: a field is never read finer")
+
+
+def _check_shiftable(spec: Spec) -> None:
+    """Boxes are shifted by multiples of 2^(field.reference.src_mip): those must be whole where images are read."""
+    step = field_reference(spec).src_mip
+    reference = image_reference(spec)
+    readings = [("image.src_mip", spec.image.src_mip, spec.dst_mip)]
+    readings += [("image.reference.src_mip", reference.src_mip, reference.dst_mip)]
+    for index, mask in enumerate(spec.masks):
+        readings += [(f"masks[{index}].src_mip", mask.src_mip, spec.dst_mip)]
+        readings += [(f"masks[{index}].src_mip", mask.src_mip, reference.dst_mip)]
+    for name, src_mip, dst_mip in readings:
+        if min(src_mip, dst_mip) > step:
+            raise UsageError(
+                f"{name} {src_mip}: boxes are shifted by multiples of 2^{step} voxels, by field.reference.src_mip, "
+                f"no whole pixels at MIP {min(src_mip, dst_mip)}: want a field.reference.src_mip of at least that"
+            )
+
+
+def check_pairs(spec: Spec) -> None:
+    """Refuse pairs that could not be cut out, by the index of the first."""
+    starts = spec.starts()
+    same = np.flatnonzero((starts[:, 0] == starts[:, 1]).all(axis=1))
+    if same.size:
+        raise UsageError(f"pairs[{same[0]}]: source and target are the same box {starts[same[0], 0].tolist()}")
+    step = 1 << spec.max_mip
+    pair, role, axis = (where[:1] for where in np.nonzero(starts[:, :, :2] % step))
+    if pair.size:
+        name = f"pairs[{pair[0]}].{('src', 'tgt')[role[0]]}.{'xy'[axis[0]]}_start"
+        value = starts[pair[0], role[0], axis[0]]
+        raise UsageError(f"{name}: {value} is not a multiple of 2^max_mip = {step}")
+
+
+def image_reference(spec: Spec) -> Reference:
+    """The image's reference; left out, the sample's own box."""
+    return spec.image.reference or _own_box(spec, spec.image)
+
+
+def field_reference(spec: Spec) -> Reference:
+    """The field's reference; left out, the sample's own box. There must be a field."""
+    if spec.field is None:
+        raise UsageError("the spec has no field")
+    return spec.field.reference or _own_box(spec, spec.field)
+
+
+def _own_box(spec: Spec, layer: Layer) -> Reference:
+    return Reference(layer.path, layer.src_mip, spec.dst_mip, spec.x_size, spec.y_size)
+
+
+def sha256(text: str) -> str:
+    """The hash by which files and specs recognise each other."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_spec(path: str | os.PathLike[str], spec: Spec, pairs: Iterable[str], overwrite: bool) -> None:
+    """Write `spec` with `pairs`, each the JSON text of one pair, one a line: a spec of a million pairs streams by."""
+    head = msgspec.to_builtins(msgspec.structs.replace(spec, pairs=()))
+    del head["pairs"]
+    opening = msgspec.json.format(msgspec.json.encode(head), indent=2).decode().removesuffix("\n}")
+    with written_whole(path, overwrite) as file:
+        file.write(opening + ',\n  "pairs": [')
+        separator = "\n    "
+        for pair in pairs:
+            file.write(separator + pair)
+            separator = ",\n    "
+        file.write("\n  ]\n}\n")

@@ -1,0 +1,1 @@
+../0_mip3in_coarse/registration.py

@@ -1,0 +1,57 @@
+"""Run one aligner module of a pyramid over a dataset: a field for every pair, in shards.
+
+    python generate_fields.py --pyramid_path ./pyramid --image_path x0_y0_z0_MIP6.h5 --prev_field_path field_0.h5 \
+        --temp_dir ./shards --stage 1 --checkpoint_name test --src_mip 6 --dst_mip 4 --gpu 0,1,2,3
+
+One process a GPU (all there are, unless --gpu names some), or --cpu_workers processes on the CPU. Shards that are
+there are kept: the same command again does what is left. Join them with concat_fields.py.
+"""
+
+import argparse
+
+from curation import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__)
+    made.add_argument("--pyramid_path", required=True, help="folder of <STAGE>_mip<IN_MIP>in_<SUFFIX> modules")
+    made.add_argument("--image_path", required=True, help="image file, at src_mip")
+    made.add_argument("--prev_field_path", help="field file of the stage before, at src_mip; stage 0 may have none")
+    made.add_argument("--temp_dir", required=True, help="a folder that is there, for the shards")
+    made.add_argument("--stage", required=True, type=cli.level, help="which module of the pyramid")
+    made.add_argument("--checkpoint_name", required=True, help="of the module: its .pt, or what create() is told")
+    made.add_argument("--src_mip", required=True, type=cli.level, help="MIP of the images and the previous fields")
+    made.add_argument("--dst_mip", required=True, type=cli.level, help="MIP of the fields to write")
+    made.add_argument("--gpu", type=cli.numbers, help="GPUs to use, such as 0,1,2,3 (all)")
+    made.add_argument("--cpu_workers", type=cli.positive, help="run on the CPU, in so many processes (all CPUs)")
+    made.add_argument("--model_params", type=cli.json_object, default={}, help="JSON object for the module's create()")
+    made.add_argument("--crop", choices=("start", "center"), default="start", help="what coarse and fine boxes share")
+    made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    return made
+
+
+def main(args: argparse.Namespace) -> None:
+    from curation.inference import Options, generate_fields
+
+    made = generate_fields(
+        Options(
+            pyramid_path=args.pyramid_path,
+            image_path=args.image_path,
+            prev_field_path=args.prev_field_path,
+            temp_dir=args.temp_dir,
+            stage=args.stage,
+            checkpoint_name=args.checkpoint_name,
+            src_mip=args.src_mip,
+            dst_mip=args.dst_mip,
+            gpu=args.gpu,
+            cpu_workers=args.cpu_workers,
+            model_params=args.model_params,
+            crop=args.crop,
+            decimals=args.field_decimals,
+        )
+    )
+    print(made)
+
+
+if __name__ == "__main__":
+    cli.run(parser(), main)

@@ -1,0 +1,43 @@
+"""From a spec to a dataset: images, masked and normalised, and the fields that nearly align them.
+
+    python make_dataset.py --spec_path spec.json --dst_path ./dataset --parallel 4
+
+Writes x{X}_y{Y}_z{Z}_MIP{M}.h5 and, if the spec has a field, field_0_x{X}_y{Y}_z{Z}_MIP{M}.h5 into the folder. With
+a cloud path (gs://..., s3://..., file://...) it writes the images, warped, as sections of a CloudVolume layer.
+"""
+
+import argparse
+import os
+
+from curation import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__)
+    made.add_argument("--spec_path", required=True, help="the spec, from create_spec.py")
+    made.add_argument("--dst_path", required=True, help="a folder that is there, or a cloud path for a new layer")
+    made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
+    made.add_argument("--suffix", help="a tag before .h5 in the field file's name, such as a checkpoint's")
+    made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    made.add_argument("--overwrite", action="store_true", help="replace finished output")
+    return made
+
+
+def main(args: argparse.Namespace) -> None:
+    from curation.cutting import Options, make_dataset
+
+    made = make_dataset(
+        Options(
+            spec_path=args.spec_path,
+            dst_path=args.dst_path,
+            parallel=args.parallel,
+            suffix=args.suffix,
+            decimals=args.field_decimals,
+            overwrite=args.overwrite,
+        )
+    )
+    print(made)
+
+
+if __name__ == "__main__":
+    cli.run(parser(), main)

@@ -1,0 +1,244 @@
+"""Whole datasets from small volumes, against expectations computed pixel by pixel."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import literal
+import numpy as np
+import pytest
+from cloudvolume import CloudVolume
+from volumes_made import make_layer
+
+from curation.cutting import CutBox, Options, Place, distinct_boxes, make_dataset, runs_of
+from curation.errors import UsageError, WorkError
+
+# Image at MIP 0 and 1, field at MIP 2, mask at MIP 1; boxes at MIP 1 of 12 x 8 pixels = 24 x 16 voxels.
+OFFSET = (16, -32, 3)  # voxels at MIP 0
+SIZE = (96, 80, 4)
+
+
+@dataclass(frozen=True)
+class Made:
+    image: np.ndarray  # (X, Y, Z, 1) at MIP 1
+    mask: np.ndarray
+    field: np.ndarray  # (X, Y, Z, 2) at MIP 2
+    spec: dict[str, Any]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """A volume with an offset, black spots, masked spots and a vector that is not finite."""
+    random = np.random.default_rng(7)
+    image = random.integers(1, 255, (SIZE[0] // 2, SIZE[1] // 2, SIZE[2], 1), dtype=np.uint8)
+    image[20:23, 15:30] = 0
+    mask = np.zeros(image.shape, np.uint8)
+    mask[25:27, 10:20] = 200
+    field = random.normal(3, 5, (SIZE[0] // 4, SIZE[1] // 4, SIZE[2], 2)).astype(np.float32)
+    field[..., 0] -= 9
+    field[9, 11, 1] = np.nan
+    paths = {
+        name: make_layer(tmp_path / name, {mip: volume}, voxel_offset=OFFSET, chunk=(16, 16, 2))
+        for name, mip, volume in [("image", 1, image), ("mask", 1, mask), ("field", 2, field)]
+    }
+    spec = {
+        "image": {
+            "path": paths["image"],
+            "src_mip": 1,
+            "reference": {"path": paths["image"], "src_mip": 1, "dst_mip": 1, "x_size": 16, "y_size": 10},
+        },
+        "field": {
+            "path": paths["field"],
+            "src_mip": 2,
+            "reference": {"path": paths["field"], "src_mip": 2, "dst_mip": 2, "x_size": 6, "y_size": 5},
+        },
+        "masks": [{"path": paths["mask"], "src_mip": 1, "threshold": 200}],
+        "max_mip": 3,
+        "dst_mip": 1,
+        "x_size": 12,
+        "y_size": 8,
+        "pairs": [pair((48, 0, 4), (48, 0, 3)), pair((48, 0, 3), (48, 0, 4)), pair((32, -16, 6), (40, -8, 5))],
+    }
+    return Made(image, mask, field, spec)
+
+
+def pair(src: tuple[int, int, int], tgt: tuple[int, int, int]) -> dict[str, dict[str, int]]:
+    return {
+        role: dict(zip(("x_start", "y_start", "z_start"), start, strict=True))
+        for role, start in (("src", src), ("tgt", tgt))
+    }
+
+
+def cut(spec: dict[str, Any], folder: Path, parallel: int = 1, **options: Any) -> tuple[Path, Path]:
+    """make_dataset in a new folder; the image file's path and the field file's."""
+    folder.mkdir()
+    (folder / "spec.json").write_text(json.dumps(spec))
+    dst = folder / "out"
+    dst.mkdir()
+    make_dataset(Options(str(folder / "spec.json"), str(dst), parallel, **options))
+    x, y, z = spec["pairs"][0]["src"].values()
+    name = f"x{x}_y{y}_z{z}_MIP{spec['dst_mip']}.h5"
+    return dst / name, dst / f"field_0_{name}"
+
+
+def expected_sample(made: Made, start: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """The normalised image (12, 8), the residual field (2, 12, 8), and the translation (x, y)."""
+    at_mip2 = (OFFSET[0] // 4, OFFSET[1] // 4, OFFSET[2])
+    at_mip1 = (OFFSET[0] // 2, OFFSET[1] // 2, OFFSET[2])
+    x, y, z = start
+    # 1. The mean of the finite vectors of the reference, 6 x 5 pixels at MIP 2, floored to multiples of 2^2.
+    vectors = literal.cutout(made.field, (x // 4, y // 4, z), (6, 5), at_mip2)
+    finite = np.isfinite(vectors).all(axis=0)
+    shift_y, shift_x = (int(np.floor(component[finite].mean() / 4) * 4) for component in vectors)
+    # 2. The residual: 6 x 4 pixels of MIP 2 brought to MIP 1, less the translation, in pixels of MIP 1.
+    vectors = literal.cutout(made.field, (x // 4, y // 4, z), (6, 4), at_mip2)
+    residual = np.stack(
+        [(literal.finer(component, 2) - less) / 2 for component, less in zip(vectors, (shift_y, shift_x), strict=True)]
+    )
+    # 3. The image at the shifted start, normalised over the reference of 16 x 10 pixels there.
+    corner = ((x + shift_x) // 2, (y + shift_y) // 2, z)
+    reference = literal.cutout(made.image, corner, (16, 10), at_mip1)[0]
+    unmasked = literal.cutout(made.mask, corner, (16, 10), at_mip1)[0] < 200
+    usable = reference[(reference != 0) & unmasked]
+    image = literal.cutout(made.image, corner, (12, 8), at_mip1)[0]
+    normalised = (image - usable.mean()) / usable.std(ddof=1)
+    normalised[literal.cutout(made.mask, corner, (12, 8), at_mip1)[0] >= 200] = 0
+    normalised[image == 0] = 0
+    return normalised, residual, (shift_x, shift_y)
+
+
+def test_every_rule_of_one_sample(made: Made, tmp_path: Path) -> None:
+    image_path, field_path = cut(made.spec, tmp_path / "job", decimals=None)
+    with h5py.File(image_path) as images, h5py.File(field_path) as fields:
+        assert images["main"].shape == (3, 2, 12, 8)
+        assert images["main"].chunks == (1, 1, 12, 8)
+        assert fields["main"].shape == (3, 2, 12, 8)
+        assert fields["main"].chunks == (1, 2, 12, 8)
+        for index, boxes in enumerate(made.spec["pairs"]):
+            source, residual, shift = expected_sample(made, tuple(boxes["src"].values()))
+            np.testing.assert_allclose(images["main"][index, 0], source, atol=1e-5)
+            np.testing.assert_allclose(fields["main"][index], residual, atol=1e-5)
+            assert tuple(images["translation"][index, 0]) == shift
+            target, residual, shift = expected_sample(made, tuple(boxes["tgt"].values()))
+            np.testing.assert_allclose(images["main"][index, 1], literal.pulled(target, residual), atol=1e-4)
+            assert tuple(images["translation"][index, 1]) == shift
+            np.testing.assert_array_equal(fields["translation"][index], images["translation"][index])
+            np.testing.assert_array_equal(
+                images["start"][index], [list(boxes["src"].values()), list(boxes["tgt"].values())]
+            )
+
+
+def test_the_small_volume_tries_what_it_is_for(made: Made) -> None:
+    samples = [expected_sample(made, tuple(box.values())) for boxes in made.spec["pairs"] for box in boxes.values()]
+    assert any(not np.isfinite(residual).all() for _, residual, _ in samples)
+    assert any((image == 0).any() for image, _, _ in samples)
+    assert all(shift != (0, 0) for _, _, shift in samples)
+
+
+def test_fields_are_rounded_to_two_decimals(made: Made, tmp_path: Path) -> None:
+    with h5py.File(cut(made.spec, tmp_path / "exact", decimals=None)[1]) as file:
+        exact = file["main"][:]
+        assert file.attrs["decimals"] == "none"
+    with h5py.File(cut(made.spec, tmp_path / "rounded")[1]) as file:
+        np.testing.assert_array_equal(file["main"][:], np.round(exact, 2))
+        assert file.attrs["decimals"] == 2
+
+
+def test_without_a_field_both_images_are_stored_as_they_are(made: Made, tmp_path: Path) -> None:
+    del made.spec["field"]
+    image_path, field_path = cut(made.spec, tmp_path / "job")
+    assert not field_path.exists()
+    with h5py.File(image_path) as images:
+        np.testing.assert_array_equal(images["main"][0], images["main"][1][::-1])  # the same two boxes, swapped
+        np.testing.assert_array_equal(images["translation"][:], 0)
+
+
+def test_without_a_reference_the_sample_is_its_own(made: Made, tmp_path: Path) -> None:
+    del made.spec["image"]["reference"]
+    del made.spec["masks"]
+    with h5py.File(cut(made.spec, tmp_path / "job")[0]) as images:
+        source = images["main"][0, 0]
+        tissue = source[source != 0]
+        assert tissue.mean() == pytest.approx(0, abs=1e-5)
+        assert tissue.std(ddof=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("parallel", [2, 5])
+def test_workers_make_what_one_process_makes(made: Made, tmp_path: Path, parallel: int) -> None:
+    alone = cut(made.spec, tmp_path / "alone")
+    together = cut(made.spec, tmp_path / "together", parallel)
+    for one, other in zip(alone, together, strict=True):
+        with h5py.File(one) as first, h5py.File(other) as second:
+            assert set(first) == set(second)
+            for name in first:
+                assert first[name][:].tobytes() == second[name][:].tobytes()
+
+
+def test_a_cloud_path_gets_the_warped_images_as_a_layer(made: Made, tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps(made.spec))
+    path = f"file://{tmp_path}/out/layer"
+    make_dataset(Options(str(job), path, 1))
+    layer = CloudVolume(path)
+    assert layer.dtype == "float32"
+    assert tuple(layer.chunk_size) == (12, 8, 1)
+    assert tuple(layer.shape) == (12, 8, 6, 1)
+    stored = np.moveaxis(np.asarray(layer[:, :, :])[..., 0], -1, 0)
+    for index, boxes in enumerate(made.spec["pairs"]):
+        for role, box in enumerate(boxes.values()):
+            image, residual, _ = expected_sample(made, tuple(box.values()))
+            np.testing.assert_allclose(stored[2 * index + role], literal.pulled(image, residual), atol=1e-4)
+
+
+def test_the_file_says_what_it_is(made: Made, tmp_path: Path) -> None:
+    image_path, _ = cut(made.spec, tmp_path / "job")
+    with h5py.File(image_path) as images:
+        assert json.loads(images.attrs["spec"])["pairs"] == made.spec["pairs"]
+        assert images.attrs["mip"] == 1
+        assert images.attrs["anchor"] == "start"
+        assert images["main"].compression == "gzip"
+        assert images["main"].shuffle
+        # Of the first source, 12 x 8 pixels: none but black and masked ones are missing from what is valid.
+        source, _, _ = expected_sample(made, (48, 0, 4))
+        assert images["valid"][0, 0] == pytest.approx((source != 0).mean())
+
+
+def test_a_suffix_marks_the_field_file(made: Made, tmp_path: Path) -> None:
+    image_path, field_path = cut(made.spec, tmp_path / "job", suffix="test")
+    assert image_path.exists()
+    assert field_path.with_name("field_0_x48_y0_z4_MIP1_test.h5").exists()
+
+
+def test_a_box_wholly_outside_is_refused_before_anything_is_made(made: Made, tmp_path: Path) -> None:
+    made.spec["pairs"].append(pair((48, 0, 3), (48, 0, 7)))
+    with pytest.raises(UsageError, match=r"pairs\[3\].tgt: box wholly outside .* z 3\.\.7"):
+        cut(made.spec, tmp_path / "job")
+    assert list((tmp_path / "job" / "out").iterdir()) == []
+
+
+def test_a_box_shifted_out_of_its_volume_fails(made: Made, tmp_path: Path) -> None:
+    far = np.full(made.field.shape, 4000, np.float32)
+    made.spec["field"]["path"] = make_layer(tmp_path / "far", {2: far}, voxel_offset=OFFSET, chunk=(16, 16, 2))
+    made.spec["field"]["reference"]["path"] = made.spec["field"]["path"]
+    with pytest.raises(WorkError, match=r"wholly outside its volume"):
+        cut(made.spec, tmp_path / "job")
+
+
+def test_a_distinct_box_is_planned_once() -> None:
+    a, b = (0, 0, 5), (0, 0, 4)
+    starts = np.array([[a, b], [b, a]])
+    assert distinct_boxes(starts, np.zeros((2, 2), bool)) == [
+        CutBox(b, (Place(0, 1), Place(1, 0))),
+        CutBox(a, (Place(0, 0), Place(1, 1))),
+    ]
+    assert distinct_boxes(starts, np.array([[True, False], [True, True]])) == [CutBox(b, (Place(0, 1),))]
+
+
+def test_boxes_over_one_another_are_given_to_one_worker() -> None:
+    starts = np.array([[(0, 0, z), (64, 0, z)] for z in range(8)])
+    boxes = distinct_boxes(starts, np.zeros((8, 2), bool))
+    runs = runs_of(boxes, workers=1)
+    assert [{box.start[0] for box in run} for run in runs] == [{0}, {0}, {64}, {64}]
+    assert [box for run in runs for box in run] == boxes

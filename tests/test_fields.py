@@ -1,0 +1,303 @@
+"""Displacement fields, against arrays built by hand, and against torch and torchfields."""
+
+import numpy as np
+import pytest
+import torch
+import torchfields
+
+from curation import fields
+
+NAN, INF = np.nan, np.inf
+
+# (X, Y) = (3, 4): each value says where it stands
+IMAGE = np.array([[11, 12, 13, 14], [21, 22, 23, 24], [31, 32, 33, 34]], np.float32)
+
+
+def constant_field(y: float, x: float, shape: tuple[int, int] = (3, 4)) -> np.ndarray:
+    """The same displacement everywhere: component 0 along y, component 1 along x."""
+    return np.stack([np.full(shape, y, np.float32), np.full(shape, x, np.float32)])
+
+
+def random(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * np.random.default_rng(7).standard_normal(shape)).astype(np.float32)
+
+
+# Upsampling
+
+
+def test_upsample_places_fine_pixels_at_quarters_between_coarse_ones() -> None:
+    row = np.array([[0, 8, 0]], np.float32)
+    expected = [
+        0,  # at -0.25: beyond the edge, its value
+        2,  # at 0.25: 0 * 3/4 + 8 * 1/4
+        6,  # at 0.75
+        6,  # at 1.25
+        2,  # at 1.75
+        0,  # at 2.25: beyond the edge
+    ]
+    np.testing.assert_array_equal(fields.upsample(row, 2), [expected, expected])
+
+
+def test_upsample_goes_along_both_axes() -> None:
+    square = np.array([[0, 8], [16, 24]], np.float32)
+    expected = [
+        [0, 2, 6, 8],  # along y: 0 2 6 8, at the edge of x
+        [4, 6, 10, 12],  # along x: 4 12 16 more
+        [12, 14, 18, 20],
+        [16, 18, 22, 24],
+    ]
+    np.testing.assert_array_equal(fields.upsample(square, 2), expected)
+
+
+def test_upsample_by_1_changes_nothing() -> None:
+    np.testing.assert_array_equal(fields.upsample(IMAGE, 1), IMAGE)
+
+
+def test_upsample_spreads_nan_to_what_is_interpolated_from_it_alone() -> None:
+    row = np.array([[4, 4, NAN]], np.float32)
+    expected = [4, 4, 4, NAN, NAN, NAN]  # pixel 3 lies between the second and the third
+    np.testing.assert_array_equal(fields.upsample(row, 2), [expected, expected])
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 32])
+@pytest.mark.parametrize("shape", [(2, 5, 7), (1, 1, 1), (2, 1, 6)])
+def test_upsample_is_what_torch_interpolates(shape: tuple[int, ...], factor: int) -> None:
+    array = random(*shape)
+    judged = torch.nn.functional.interpolate(
+        torch.from_numpy(array)[None], scale_factor=factor, mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(fields.upsample(array, factor), judged[0].numpy(), rtol=0, atol=1e-6)
+
+
+def test_upsample_is_what_torchfields_does() -> None:
+    field = random(2, 6, 6)
+    judged = torchfields.Field(torch.from_numpy(field)[None]).up(mips=2)
+    np.testing.assert_allclose(fields.upsample(field, 4), judged.tensor()[0].numpy(), rtol=0, atol=1e-6)
+
+
+# Coarser
+
+
+def test_average_is_the_mean_of_each_block() -> None:
+    array = np.array([[0, 4, 1, 1], [8, 0, 1, 5]], np.float32)
+    # (0 + 4 + 8 + 0) / 4, (1 + 1 + 1 + 5) / 4
+    np.testing.assert_array_equal(fields.average(array, 2), [[3, 2]])
+
+
+def test_average_keeps_channels_apart() -> None:
+    array = np.stack([np.full((4, 2), 1, np.float32), np.full((4, 2), 5, np.float32)])
+    np.testing.assert_array_equal(fields.average(array, 2), [[[1], [1]], [[5], [5]]])
+
+
+def test_any_of_is_true_where_one_pixel_of_the_block_is() -> None:
+    mask = np.array([[0, 0, 0, 0, 1, 1], [0, 1, 0, 0, 1, 1]], bool)
+    np.testing.assert_array_equal(fields.any_of(mask, 2), [[True, False, True]])
+
+
+# Changing level
+
+
+def test_to_level_at_the_same_level_only_cuts() -> None:
+    cut = fields.to_level(IMAGE.astype(np.uint8), 3, 3, shape=(2, 2), crop=(1, 0))
+    np.testing.assert_array_equal(cut, np.array([[21, 22], [31, 32]], np.float32), strict=True)
+
+
+def test_to_level_finer_interpolates_then_cuts() -> None:
+    square = np.array([[0, 8], [16, 24]], np.uint8)
+    cut = fields.to_level(square, 3, 2, shape=(2, 3), crop=(1, 0))
+    # rows 1 and 2 and columns 0 to 2 of the upsampled
+    np.testing.assert_array_equal(cut, np.array([[4, 6, 10], [12, 14, 18]], np.float32), strict=True)
+
+
+def test_to_level_coarser_averages() -> None:
+    array = np.array([[0, 4, 1, 1], [8, 0, 1, 6]], np.uint8)
+    cut = fields.to_level(array, 2, 3, shape=(1, 2), crop=(0, 0))
+    np.testing.assert_array_equal(cut, np.array([[3, 2.25]], np.float32), strict=True)
+
+
+# Warping
+
+
+def test_warp_by_zero_is_the_image() -> None:
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(0, 0)), IMAGE, strict=True)
+
+
+def test_component_0_pulls_along_the_last_axis() -> None:
+    expected = [
+        [12, 13, 14, 0],  # warped[x, y] = image[x, y + 1]
+        [22, 23, 24, 0],
+        [32, 33, 34, 0],  # beyond the last y is 0
+    ]
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(1, 0)), expected)
+
+
+def test_component_1_pulls_along_the_first_axis() -> None:
+    expected = [
+        [21, 22, 23, 24],  # warped[x, y] = image[x + 1, y]
+        [31, 32, 33, 34],
+        [0, 0, 0, 0],  # beyond the last x is 0
+    ]
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(0, 1)), expected)
+
+
+def test_negative_displacement_pulls_from_before() -> None:
+    expected = [
+        [0, 0, 0, 0],  # before the first x is 0
+        [0, 0, 11, 12],  # warped[x, y] = image[x - 1, y - 2]
+        [0, 0, 21, 22],
+    ]
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(-2, -1)), expected)
+
+
+def test_half_a_pixel_is_the_mean_of_two_and_at_the_edge_of_one_and_0() -> None:
+    expected = [
+        [11.5, 12.5, 13.5, 7],
+        [21.5, 22.5, 23.5, 12],
+        [31.5, 32.5, 33.5, 17],  # the last: (34 + 0) / 2
+    ]
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(0.5, 0)), expected)
+
+
+def test_half_a_pixel_before_the_first_is_half_of_it() -> None:
+    expected = [
+        [5.5, 6, 6.5, 7],  # (0 + image) / 2
+        [16, 17, 18, 19],
+        [26, 27, 28, 29],
+    ]
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(0, -0.5)), expected)
+
+
+def test_corner_between_four_pixels_weighs_them_by_area() -> None:
+    image = np.array([[16, 32], [64, 128]], np.float32)
+    field = constant_field(0.25, 0.5, (2, 2))
+    expected = [
+        [(16 * 3 + 32 * 1) / 8 + (64 * 3 + 128 * 1) / 8, (32 * 3) / 8 + (128 * 3) / 8],
+        [(64 * 3 + 128 * 1) / 8, (128 * 3) / 8],  # half of them outside
+    ]
+    np.testing.assert_array_equal(fields.warp(image, field), expected)
+
+
+@pytest.mark.parametrize("far", [4, -4, 1e9, -1e9, 3e38])
+def test_outside_is_0(far: float) -> None:
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(far, 0)), np.zeros((3, 4)))
+    np.testing.assert_array_equal(fields.warp(IMAGE, constant_field(0, far)), np.zeros((3, 4)))
+
+
+def test_each_pixel_has_its_own_vector() -> None:
+    field = np.zeros((2, 3, 4), np.float32)
+    field[:, 0, 0] = 3, 2  # y + 3, x + 2: the far corner
+    field[:, 2, 3] = -3, 0  # y - 3: the row's beginning
+    expected = IMAGE.copy()
+    expected[0, 0] = 34
+    expected[2, 3] = 31
+    np.testing.assert_array_equal(fields.warp(IMAGE, field), expected)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("component", [0, 1])
+def test_vector_that_is_not_finite_gives_0(bad: float, component: int) -> None:
+    field = np.zeros((2, 3, 4), np.float32)
+    field[component, 1, 2] = bad
+    expected = IMAGE.copy()
+    expected[1, 2] = 0
+    np.testing.assert_array_equal(fields.warp(IMAGE, field), expected)
+
+
+def test_warp_leaves_its_arguments_alone() -> None:
+    image, field = IMAGE.copy(), constant_field(NAN, 0.5)
+    fields.warp(image, field)
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(field, constant_field(NAN, 0.5))
+
+
+@pytest.mark.parametrize("size", [1, 5, 150])
+def test_warp_is_what_torchfields_does_on_squares(size: int) -> None:
+    image, field = random(size, size), random(2, size, size, scale=3)
+    displacement = torchfields.Field(torch.from_numpy(field)[None]).from_pixels()
+    judged = displacement.sample(torch.from_numpy(image)[None, None])
+    np.testing.assert_allclose(fields.warp(image, field), judged[0, 0].numpy(), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("shape", [(7, 130), (130, 7)])
+def test_warp_is_what_torch_samples_where_x_and_y_differ(shape: tuple[int, int]) -> None:
+    image, field = random(*shape), random(2, *shape, scale=3)
+    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) + field[::-1]  # x, then y
+    x, y = ((2 * place + 1) / size - 1 for place, size in zip(places, shape, strict=True))
+    grid = torch.from_numpy(np.stack([y, x], axis=-1).astype(np.float32))  # torch wants the last axis first
+    judged = torch.nn.functional.grid_sample(torch.from_numpy(image)[None, None], grid[None], align_corners=False)
+    np.testing.assert_allclose(fields.warp(image, field), judged[0, 0].numpy(), rtol=0, atol=2e-4)
+
+
+# The mean vector
+
+
+def test_mean_finite_vector_is_of_vectors_with_both_components_finite() -> None:
+    y = [1, 3, NAN, 100, 100, INF]
+    x = [2, 6, 100, NAN, -INF, 100]
+    field = np.array([y, x], np.float32).reshape(2, 2, 3)
+    # (1 + 3) / 2 and (2 + 6) / 2: each of the others lacks a component
+    np.testing.assert_array_equal(fields.mean_finite_vector(field), [2, 4])
+
+
+def test_mean_finite_vector_of_none_is_none() -> None:
+    field = np.array([[[NAN, 1]], [[1, INF]]], np.float32)
+    assert fields.mean_finite_vector(field) is None
+
+
+# Fields of another level
+
+
+def test_rescale_from_the_start_keeps_the_start_corner() -> None:
+    field = np.array([[[0, 8], [0, 8]], [[0, 0], [16, 16]]], np.float32)
+    expected = [
+        [[0, 4], [0, 4]],  # along y: 0 2 6 8 in coarse pixels, twice as many fine ones
+        [[0, 0], [8, 8]],  # along x: 0 4 12 16
+    ]
+    np.testing.assert_array_equal(fields.rescale(field, 3, 2, "start"), expected)
+
+
+def test_rescale_from_the_center_keeps_the_middle() -> None:
+    field = np.array([[[0, 8], [0, 8]], [[0, 0], [16, 16]]], np.float32)
+    expected = [
+        [[4, 12], [4, 12]],  # 2 and 6, twice
+        [[8, 8], [24, 24]],  # 4 and 12, twice
+    ]
+    np.testing.assert_array_equal(fields.rescale(field, 3, 2, "center"), expected)
+
+
+@pytest.mark.parametrize("crop", ["start", "center"])
+@pytest.mark.parametrize("levels", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 4), (9, 15)])
+def test_rescale_is_upsampling_everything_and_cropping(shape: tuple[int, int], levels: int, crop: str) -> None:
+    field = random(2, *shape)
+    factor = 2**levels
+    whole = fields.upsample(field, factor) * factor  # one coarse pixel is `factor` fine ones
+    x, y = (0, 0) if crop == "start" else ((size * factor - size) // 2 for size in shape)
+    expected = whole[:, x : x + shape[0], y : y + shape[1]]
+    np.testing.assert_array_equal(fields.rescale(field, 2 + levels, 2, crop), expected)
+
+
+@pytest.mark.parametrize("crop", ["start", "center"])
+def test_rescale_to_the_same_level_changes_nothing(crop: str) -> None:
+    field = random(2, 5, 4)
+    field[0, 1, 1] = NAN
+    np.testing.assert_array_equal(fields.rescale(field, 3, 3, crop), field)
+
+
+# Rounding
+
+
+def test_rounded_keeps_decimals_and_what_is_not_finite() -> None:
+    field = np.array([1.234, -1.236, 0.004, NAN, INF, -INF], np.float32)
+    expected = np.array([1.23, -1.24, 0, NAN, INF, -INF], np.float32)
+    np.testing.assert_array_equal(fields.rounded(field, 2), expected, strict=True)
+
+
+def test_rounded_to_no_decimals_asked_for_is_the_field() -> None:
+    field = random(2, 3, 4)
+    np.testing.assert_array_equal(fields.rounded(field, None), field, strict=True)
+
+
+def test_rounded_by_at_most_half_of_the_last_decimal() -> None:
+    field = random(2, 300, 300, scale=20)
+    assert np.abs(fields.rounded(field, 2) - field).max() < 0.00501  # 0.005, and what float32 cannot say

@@ -1,0 +1,151 @@
+"""Joining shards: every pair exactly once, bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from curation.datasets import Layout, encode, write_whole
+from curation.errors import UsageError
+from curation.joining import concat_fields
+
+X, Y = 6, 4
+
+
+def values(first: int, last: int) -> np.ndarray:
+    """Fields of pairs [first, last), the same for a pair in whichever shard; some vectors are not finite."""
+    main = np.stack([np.random.default_rng(pair).normal(size=(2, X, Y)) for pair in range(first, last)])
+    main[:, 0, 0, 0] = np.nan
+    main[:, 1, 0, 1] = np.inf
+    return main.astype(np.float32)
+
+
+def shard(
+    folder: Path, first: int, last: int, pairs: int = 10, shape: tuple[int, int] = (X, Y), **identity: Any
+) -> Path:
+    main = values(first, last)[:, :, : shape[0], : shape[1]]
+    start = np.arange(first, last)[:, None, None] + np.zeros((1, 2, 3), np.int64)
+    attributes = {"mip": 2, "pairs": pairs, "first": first, "last": last - 1}
+    layout = Layout(main.shape, 1, {"start": start}, (), {"module": "one", **identity}, attributes)
+    write_whole(folder / f"{first}_{last}.h5", layout, [encode(field) for field in main])
+    return folder / f"{first}_{last}.h5"
+
+
+def older_shard(folder: Path, first: int, last: int) -> None:
+    """As the older tool wrote them: LZF and scaleoffset, only `main`."""
+    finite = np.nan_to_num(values(first, last), posinf=0)
+    with h5py.File(folder / f"{first}_{last}.h5", "w") as file:
+        file.create_dataset("main", data=finite, chunks=(1, 1, X, Y), compression="lzf", scaleoffset=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "shards"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def join(folder: Path, tmp_path: Path) -> Callable[[], h5py.File]:
+    def run() -> h5py.File:
+        concat_fields(str(folder), str(tmp_path / "joined.h5"))
+        return h5py.File(tmp_path / "joined.h5")
+
+    return run
+
+
+def test_shards_are_joined_bit_for_bit(folder: Path, join: Callable[[], h5py.File]) -> None:
+    for first, last in [(8, 10), (0, 3), (3, 8)]:
+        shard(folder, first, last)
+    with join() as file:
+        assert file["main"][:].tobytes() == values(0, 10).tobytes()
+        assert file["start"][:, 0, 0].tolist() == list(range(10))
+        assert file.attrs["mip"] == 2
+        assert "first" not in file.attrs
+        with h5py.File(folder / "3_8.h5") as one:
+            stored = one["main"].id.read_direct_chunk((1, 0, 0, 0))
+            assert file["main"].id.read_direct_chunk((4, 0, 0, 0)) == stored
+            assert file["crc32"][4] == one["crc32"][1]
+
+
+def test_shards_of_the_older_tool_are_joined(folder: Path, join: Callable[[], h5py.File]) -> None:
+    older_shard(folder, 0, 3)
+    older_shard(folder, 3, 5)
+    expected = np.concatenate([h5py.File(folder / name)["main"][:] for name in ("0_3.h5", "3_5.h5")])
+    with join() as file:
+        assert file["main"][:].tobytes() == expected.tobytes()
+        assert (file["main"].compression, file["main"].shuffle, file["main"].scaleoffset) == ("gzip", True, None)
+
+
+def test_stray_files_are_left_alone_and_said(folder: Path, tmp_path: Path) -> None:
+    shard(folder, 0, 10)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "other.h5").write_text("not a shard by its name")
+    made = concat_fields(str(folder), str(tmp_path / "joined.h5"))
+    assert made.strays == ("notes.txt", "other.h5")
+    assert "notes.txt, other.h5" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ([], r"no shards there"),
+        ([(0, 3), (5, 10)], r"pairs 3 to 4 are missing: no shard before .*5_10.h5"),
+        ([(2, 10)], r"pairs 0 to 1 are missing"),
+        ([(0, 8)], r"pairs 8 to 9 are missing: no shard after .*0_8.h5"),
+        ([(0, 6), (4, 10)], r"pairs 4 to 5 are there twice: in .*0_6.h5 and .*4_10.h5"),
+        ([(0, 10), (3, 4)], r"pairs 3 to 3 are there twice"),
+        ([(0, 10), (10, 12)], r"ends at pair 11, but there are 10 pairs"),
+    ],
+)
+def test_every_pair_must_be_there_exactly_once(
+    ranges: list[tuple[int, int]], message: str, folder: Path, join: Callable[[], h5py.File], tmp_path: Path
+) -> None:
+    for first, last in ranges:
+        shard(folder, first, last)
+    with pytest.raises(UsageError, match=message):
+        join()
+    assert not (tmp_path / "joined.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (X, Y - 1)}, r"differ in shape"),
+        ({"module": "two"}, r"differ in identity"),
+        ({"pairs": 11}, r"differ in pairs: 10 and 11"),
+    ],
+)
+def test_shards_of_another_origin_are_refused(
+    change: dict[str, Any], message: str, folder: Path, join: Callable[[], h5py.File]
+) -> None:
+    shard(folder, 0, 3)
+    shard(folder, 3, 10, **change)
+    with pytest.raises(UsageError, match=f"0_3.h5 and .*3_10.h5 {message}"):
+        join()
+
+
+def test_an_unreadable_shard_is_named(folder: Path, join: Callable[[], h5py.File]) -> None:
+    path = shard(folder, 0, 10)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"0_10.h5: not a readable HDF5 file"):
+        join()
+
+
+def test_a_shard_must_hold_what_its_name_says(folder: Path, join: Callable[[], h5py.File]) -> None:
+    shard(folder, 0, 9).rename(folder / "0_10.h5")
+    with pytest.raises(UsageError, match=r"0_10.h5: holds 9 pairs, but its name says 10"):
+        join()
+
+
+def test_finished_output_is_not_replaced_unless_told(
+    folder: Path, join: Callable[[], h5py.File], tmp_path: Path
+) -> None:
+    shard(folder, 0, 10)
+    join().close()
+    with pytest.raises(UsageError, match=r"joined.h5 is there already"):
+        join()
+    concat_fields(str(folder), str(tmp_path / "joined.h5"), overwrite=True)

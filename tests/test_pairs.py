@@ -1,0 +1,211 @@
+"""From points to pairs."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curation.errors import UsageError
+from curation.pairs import Appended, append_pairs, first_occurrences, pair_starts, pair_texts
+from curation.spec import read_spec
+
+TEMPLATE: dict[str, Any] = {
+    "image": {"path": "file:///image", "src_mip": 0},
+    "max_mip": 3,
+    "dst_mip": 1,
+    "x_size": 4,
+    "y_size": 4,
+    "pairs": [],
+}
+
+
+def append(folder: Path, points: str, offsets: Sequence[int] = (-1,), permute: bool = False) -> Appended:
+    """Append the pairs of `points` to folder/template.json, into folder/spec.json."""
+    (folder / "points.csv").write_text(points)
+    return append_pairs(
+        folder / "template.json",
+        folder / "spec.json",
+        folder / "points.csv",
+        offsets=offsets,
+        permute=permute,
+        overwrite=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a template."""
+    (tmp_path / "template.json").write_text(json.dumps(TEMPLATE))
+    return tmp_path
+
+
+def starts_in(folder: Path) -> list[list[list[int]]]:
+    return read_spec(folder / "spec.json").starts().tolist()
+
+
+# Which pairs
+
+
+def test_pairs_go_by_point_then_by_offset() -> None:
+    points = np.array([[8, 16, 5], [0, 0, 9]])
+    expected = [
+        [[8, 16, 5], [8, 16, 4]],  # the first point, -1: source at z, target at z - 1
+        [[8, 16, 5], [8, 16, 3]],  # -2
+        [[0, 0, 9], [0, 0, 8]],  # the second point
+        [[0, 0, 9], [0, 0, 7]],
+    ]
+    np.testing.assert_array_equal(pair_starts(points, [-1, -2], False, max_mip=3), expected)
+
+
+def test_permuted_pairs_follow_their_own() -> None:
+    points = np.array([[8, 16, 5]])
+    expected = [
+        [[8, 16, 5], [8, 16, 4]],  # -1
+        [[8, 16, 4], [8, 16, 5]],  # the other way round
+        [[8, 16, 5], [8, 16, 3]],  # -2
+        [[8, 16, 3], [8, 16, 5]],
+    ]
+    np.testing.assert_array_equal(pair_starts(points, [-1, -2], True, max_mip=3), expected)
+
+
+def test_offsets_keep_the_order_given() -> None:
+    targets = pair_starts(np.array([[0, 0, 5]]), [2, -3, 1], False, max_mip=0)[:, 1, 2]
+    np.testing.assert_array_equal(targets, [7, 2, 6])
+
+
+def test_starts_are_snapped_down_in_x_and_y_alone() -> None:
+    points = np.array([[15, 16, 5], [-1, -9, -3]])
+    expected = [
+        [[8, 16, 5], [8, 16, 4]],
+        [[-8, -16, -3], [-8, -16, -4]],  # floored below zero too; z is kept
+    ]
+    np.testing.assert_array_equal(pair_starts(points, [-1], False, max_mip=3), expected)
+
+
+def test_points_are_left_alone() -> None:
+    points = np.array([[15, 17, 5]])
+    pair_starts(points, [-1], True, max_mip=3)
+    np.testing.assert_array_equal(points, [[15, 17, 5]])
+
+
+def test_first_occurrences_are_in_order() -> None:
+    starts = np.array([[9, 9, 9], [1, 1, 1], [9, 9, 9], [2, 2, 2], [1, 1, 1]])
+    pairs = np.stack([starts, starts + 1], axis=1)
+    np.testing.assert_array_equal(first_occurrences(pairs), [0, 1, 3])
+
+
+def test_pairs_that_differ_in_one_number_are_two() -> None:
+    pairs = np.zeros((7, 2, 3), np.int64)
+    pairs.reshape(7, 6)[np.arange(1, 7), np.arange(6)] = 1  # each but the first has one number of its own
+    np.testing.assert_array_equal(first_occurrences(pairs), np.arange(7))
+
+
+def test_pair_and_its_reverse_are_two() -> None:
+    pairs = np.array([[[0, 0, 1], [0, 0, 2]], [[0, 0, 2], [0, 0, 1]]])
+    np.testing.assert_array_equal(first_occurrences(pairs), [0, 1])
+
+
+def test_pair_texts_are_the_spec_form() -> None:
+    (text,) = pair_texts(np.array([[[8, -16, 5], [8, -16, 4]]]))
+    assert json.loads(text) == {
+        "src": {"x_start": 8, "y_start": -16, "z_start": 5},
+        "tgt": {"x_start": 8, "y_start": -16, "z_start": 4},
+    }
+
+
+# Appending
+
+
+def test_fractions_are_floored_then_snapped(folder: Path) -> None:
+    append(folder, 'Coordinate 1\n"(1000.5, 2, 3)"\n')
+    assert starts_in(folder) == [[[1000, 0, 3], [1000, 0, 2]]]
+
+
+def test_negative_coordinates_are_floor_snapped(folder: Path) -> None:
+    append(folder, "x0,y0,z0\n-0.5,-9,-3\n")
+    assert starts_in(folder) == [[[-8, -16, -3], [-8, -16, -4]]]
+
+
+def test_pairs_follow_those_the_template_has(folder: Path) -> None:
+    kept = {"src": {"x_start": 64, "y_start": 64, "z_start": 7}, "tgt": {"x_start": 64, "y_start": 64, "z_start": 8}}
+    (folder / "template.json").write_text(json.dumps(TEMPLATE | {"pairs": [kept]}))
+    made = append(folder, "x0,y0,z0\n8,8,3\n")
+    assert starts_in(folder) == [[[64, 64, 7], [64, 64, 8]], [[8, 8, 3], [8, 8, 2]]]
+    assert (made.kept_pairs, made.new_pairs) == (1, 1)
+
+
+def test_older_pairs_are_written_in_the_present_form(folder: Path) -> None:
+    older = [{"x": 68, "y": 68, "z": 7}, {"x": 68, "y": 68, "z": 8}]  # centres of boxes of 4 pixels, 8 voxels
+    (folder / "template.json").write_text(json.dumps(TEMPLATE | {"pairs": [older]}))
+    append(folder, "x0,y0,z0\n8,8,3\n")
+    written = json.loads((folder / "spec.json").read_text())["pairs"]
+    assert written == [
+        {"src": {"x_start": 64, "y_start": 64, "z_start": 7}, "tgt": {"x_start": 64, "y_start": 64, "z_start": 8}},
+        {"src": {"x_start": 8, "y_start": 8, "z_start": 3}, "tgt": {"x_start": 8, "y_start": 8, "z_start": 2}},
+    ]
+
+
+def test_the_rest_of_the_template_is_kept(folder: Path) -> None:
+    append(folder, "x0,y0,z0\n8,8,3\n")
+    written = json.loads((folder / "spec.json").read_text())
+    assert {**written, "pairs": []} == TEMPLATE
+
+
+def test_repeated_points_make_one_pair_and_are_said(folder: Path) -> None:
+    made = append(folder, "x0,y0,z0\n8,8,3\n0,0,3\n9,8,3\n", permute=True)  # 9 is snapped to 8
+    assert starts_in(folder) == [
+        [[8, 8, 3], [8, 8, 2]],
+        [[8, 8, 2], [8, 8, 3]],
+        [[0, 0, 3], [0, 0, 2]],
+        [[0, 0, 2], [0, 0, 3]],
+    ]
+    assert (made.points, made.repeated_points, made.new_pairs, made.repeated_pairs) == (3, 1, 4, 2)
+    assert "1 points repeat the start of an earlier one" in str(made)
+    assert "2 repeated pairs left out" in str(made)
+
+
+def test_pairs_the_template_has_are_not_doubled(folder: Path) -> None:
+    kept = {"src": {"x_start": 8, "y_start": 8, "z_start": 3}, "tgt": {"x_start": 8, "y_start": 8, "z_start": 2}}
+    (folder / "template.json").write_text(json.dumps(TEMPLATE | {"pairs": [kept]}))
+    made = append(folder, "x0,y0,z0\n8,8,3\n")
+    assert starts_in(folder) == [[[8, 8, 3], [8, 8, 2]]]
+    assert (made.kept_pairs, made.new_pairs, made.repeated_pairs) == (1, 0, 1)
+
+
+# Refusals, and nothing written
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [((), "no offsets"), ((-1, 0), "offset 0 pairs a section with itself")],
+)
+def test_offsets_that_make_no_pair_are_refused(folder: Path, offsets: Sequence[int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        append(folder, "x0,y0,z0\n8,8,3\n", offsets)
+    assert not (folder / "spec.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ("", "points.csv: empty"),
+        ("x0,y0,z0\n", "points.csv: no points"),
+        ("a,b\n1,2\n", "points.csv: no coordinate column.*found a, b"),
+        ("x0,y0,z0\n1,2,3\n1,,3\n", "points.csv: row 3"),
+        ("x0,y0,z0\nnan,2,3\n", "points.csv: row 2: 'nan'"),
+    ],
+)
+def test_faulty_points_are_refused(folder: Path, points: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        append(folder, points)
+    assert sorted(path.name for path in folder.iterdir()) == ["points.csv", "template.json"]
+
+
+def test_destination_that_is_there_is_refused(folder: Path) -> None:
+    (folder / "spec.json").write_text("precious")
+    with pytest.raises(UsageError, match=r"spec\.json is there already"):
+        append(folder, "x0,y0,z0\n8,8,3\n")
+    assert (folder / "spec.json").read_text() == "precious"

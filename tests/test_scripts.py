@@ -1,0 +1,208 @@
+"""The scripts as commands: help, summaries, exit codes and messages."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, Script
+from volumes_made import make_layer
+
+from curation import cli
+
+SCRIPTS = ("create_spec.py", "make_dataset.py", "download_image.py", "generate_fields.py", "concat_fields.py")
+
+Fails = Callable[..., str]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_answers_without_heavy_imports(name: str, script: Script) -> None:
+    done = script(name, "--help")
+    assert done.returncode == 0
+    assert "python " + name in done.stdout  # the docstring's command to paste
+    probe = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'cloudvolume', 'h5py', 'numpy'} & set(sys.modules)))"
+    )
+    probed = subprocess.run([sys.executable, "-c", probe, ROOT / name], capture_output=True, text=True, check=True)
+    assert probed.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_arguments_is_a_usage_error(name: str, script: Script) -> None:
+    done = script(name)
+    assert done.returncode == 2
+    assert "required" in done.stderr
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> str:
+    """A layer of 128 x 128 x 4 voxels."""
+    voxels = np.random.default_rng(0).integers(1, 255, (128, 128, 4), dtype=np.uint8)
+    return make_layer(tmp_path / "volume", {0: voxels, 1: voxels[::2, ::2]})
+
+
+@pytest.fixture
+def template(tmp_path: Path, volume: str) -> Path:
+    spec = {
+        "image": {"path": volume, "src_mip": 0},
+        "max_mip": 4,
+        "dst_mip": 0,
+        "x_size": 32,
+        "y_size": 16,
+        "pairs": [],
+    }
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps(spec))
+    return path
+
+
+@pytest.fixture
+def points(tmp_path: Path) -> Path:
+    path = tmp_path / "points.csv"
+    path.write_text('Coordinate 1,Type\r\n"(17, 33, 2)",Point\r\n"(64, 64, 3)",Point\r\n', newline="")
+    return path
+
+
+def spec_arguments(template: Path, points: Path, dst: Path) -> list[object]:
+    return ["--src_spec_path", template, "--dst_spec_path", dst, "--points_path", points, "--offsets", "-1", "-2"]
+
+
+def test_create_spec_says_what_it_made(script: Script, template: Path, points: Path, tmp_path: Path) -> None:
+    done = script("create_spec.py", *spec_arguments(template, points, tmp_path / "spec.json"), "--permute_pairs")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / 'spec.json'}: 8 pairs, 8 of them new from 2 points\n"
+
+
+@pytest.mark.parametrize("optimised", ["", "1"])
+def test_python_without_asserts_gives_the_same(
+    optimised: str, script: Script, template: Path, points: Path, tmp_path: Path
+) -> None:
+    arguments = spec_arguments(template, tmp_path / "missing.csv", tmp_path / "spec.json")
+    done = script("create_spec.py", *arguments, PYTHONOPTIMIZE=optimised)
+    assert done.returncode == 2
+    assert done.stderr == f"create_spec: error: {tmp_path / 'missing.csv'}: No such file or directory\n"
+
+
+def test_paths_with_spaces_and_unicode(
+    script: Script, volume: str, template: Path, points: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Schnitte für α β"
+    folder.mkdir()
+    shutil.copy(points, folder / "püncte 1.csv")
+    done = script("create_spec.py", *spec_arguments(template, folder / "püncte 1.csv", folder / "spéc 1.json"))
+    assert done.returncode == 0, done.stderr
+    done = script("make_dataset.py", "--spec_path", folder / "spéc 1.json", "--dst_path", folder, "--parallel", 1)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "x16_y32_z2_MIP0.h5").exists()
+
+
+def test_finished_output_is_not_replaced_unless_told(
+    script: Script, fails: Fails, template: Path, points: Path, tmp_path: Path
+) -> None:
+    arguments = spec_arguments(template, points, tmp_path / "spec.json")
+    assert script("create_spec.py", *arguments).returncode == 0
+    assert "--overwrite" in fails(2, "create_spec.py", *arguments)
+    assert script("create_spec.py", *arguments, "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dst_mip": 5}, "dst_mip 5 is above max_mip 4"),
+        ({"x_size": 0}, "$.x_size"),
+        ({"typo": 1}, "unknown field `typo`"),
+        ({"image": {"path": "file:///nowhere/at/all", "src_mip": 0}}, "no CloudVolume layer there"),
+        ({"image": {"path": "VOLUME", "src_mip": 7}}, "has no MIP 7: it has 0, 1"),
+        ({"pairs": []}, "no pairs"),
+        (
+            {"pairs": [[{"x_start": 0, "y_start": 0, "z_start": 9}, {"x_start": 0, "y_start": 0, "z_start": 1}]]},
+            "z 0..4",
+        ),
+    ],
+)
+def test_make_dataset_refuses_a_spec_before_it_writes(
+    change: dict[str, object], message: str, fails: Fails, template: Path, volume: str, tmp_path: Path
+) -> None:
+    spec = json.loads(template.read_text())
+    spec["pairs"] = [[{"x_start": 0, "y_start": 0, "z_start": 2}, {"x_start": 0, "y_start": 0, "z_start": 1}]]
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps({**spec, **change}).replace("VOLUME", volume))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert message in fails(2, "make_dataset.py", "--spec_path", path, "--dst_path", out)
+    assert list(out.iterdir()) == []
+
+
+def stretch_arguments(volume: str, folder: Path, **changes: object) -> list[object]:
+    given = {"z_start": 1, "z_end": 4, "x_offset": 16, "y_offset": 32, "mips": "0 1", "patch_sizes": "32 16", **changes}
+    options = [part for name, value in given.items() for part in (f"--{name}", *str(value).split())]
+    return ["--cv_path", volume, "--dst_folder", folder, *options, "--parallel", 1]
+
+
+def test_download_image_pairs_each_section_with_the_one_before(script: Script, volume: str, tmp_path: Path) -> None:
+    done = script("download_image.py", *stretch_arguments(volume, tmp_path))
+    assert done.returncode == 0, done.stderr
+    voxels = np.random.default_rng(0).integers(1, 255, (128, 128, 4), dtype=np.uint8)
+    with h5py.File(tmp_path / "x16_y32_z1_MIP0.h5") as file:
+        for index, z in enumerate((1, 2, 3)):
+            np.testing.assert_array_equal(file["main"][index, 0], voxels[16:48, 32:64, z])
+            np.testing.assert_array_equal(file["main"][index, 1], voxels[16:48, 32:64, z - 1])
+    with h5py.File(tmp_path / "x16_y32_z1_MIP1.h5") as file:
+        np.testing.assert_array_equal(file["main"][0, 0], voxels[16:48:2, 32:64:2, 1])
+        assert file["start"][0].tolist() == [[16, 32, 1], [16, 32, 0]]
+
+
+def test_download_image_zeroes_defects(script: Script, volume: str, tmp_path: Path) -> None:
+    defects = np.zeros((128, 128, 4), np.uint8)
+    defects[20:25, 40:60] = 3
+    path = make_layer(tmp_path / "defects", {0: defects})
+    change = {"mips": 0, "patch_sizes": 32, "cv_path_defects": path, "mask_val": 3}
+    done = script("download_image.py", *stretch_arguments(volume, tmp_path, **change))
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "x16_y32_z1_MIP0.h5") as file:
+        np.testing.assert_array_equal(file["main"][0, 0] == 0, defects[16:48, 32:64, 1] >= 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z_start": 4}, "--z_start 4 is not before --z_end 4"),
+        ({"patch_sizes": "32"}, "--mips and --patch_sizes have 2 and 1 values"),
+        ({"z_start": 0}, "section -1 is wholly outside"),
+        ({"z_end": 6}, "section 4 is wholly outside"),
+        ({"x_offset": 17}, "--x_offset 17 is not a multiple of 2^1 = 2"),
+        ({"mips": "0 3"}, "has no MIP 3: it has 0, 1"),
+        ({"mips": "0 0"}, "a MIP is there twice"),
+        ({"mask_val": 3}, "--cv_path_defects and --mask_val go together"),
+    ],
+)
+def test_download_image_refuses(
+    change: dict[str, object], message: str, fails: Fails, volume: str, tmp_path: Path
+) -> None:
+    assert message in fails(2, "download_image.py", *stretch_arguments(volume, tmp_path, **change))
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_values_are_parsed_at_the_boundary() -> None:
+    assert cli.numbers("0,1,3") == (0, 1, 3)
+    assert cli.decimals("none") is None
+    assert cli.json_object('{"finetune_iter": 50}') == {"finetune_iter": 50}
+    for parse, text in [
+        (cli.numbers, "0,0"),
+        (cli.numbers, "-1"),
+        (cli.positive, "0"),
+        (cli.level, "one"),
+        (cli.decimals, "7"),
+        (cli.json_object, "[1]"),
+        (cli.json_object, "{"),
+    ]:
+        with pytest.raises(cli.argparse.ArgumentTypeError):
+            parse(text)
