@@ -27,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cv_path_defects", help="a volume of defects, read at the same MIPs")
     made.add_argument("--mask_val", type=float, help="pixels whose defect value is at least this become 0")
     made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
+    made.add_argument("--missing", choices=("black", "fail"), default="black", help="a chunk that is not there (black)")
+    made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     made.add_argument("--overwrite", action="store_true", help="replace finished output")
     return made
 
@@ -47,6 +49,8 @@ def main(args: argparse.Namespace) -> None:
             cv_path_defects=args.cv_path_defects,
             mask_val=args.mask_val,
             parallel=args.parallel,
+            missing=args.missing,
+            dry_run=args.dry_run,
             overwrite=args.overwrite,
         )
     )

@@ -83,6 +83,17 @@ def level(text: str) -> int:
     return _integer(text, at_least=0)
 
 
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """A comma-separated list of integers of at least 0, such as `0,1,3`, without repeats."""
     values = tuple(_integer(part, at_least=0) for part in text.split(","))

@@ -3,17 +3,10 @@
 `main` is (N, 2, X, Y) float32: of an image file axis 1 is source and target, of a field file the two components.
 One chunk is one image (1, 1, X, Y) or one field (1, 2, X, Y), through HDF5's own shuffle and gzip filters. Beside it
 stand `start`, `crc32` and a dataset for each fact known of a sample (README, "Dataset files").
-
-A file is finished or it is not there. Work goes to `.NAME.partial.h5` beside the target, in this order: chunks and
-facts are written and flushed, then the chunks' entries in `written`, then those are flushed. An entry holds the
-checksum of the stored chunk, so what a crash tore is seen when the work resumes, and is done again. The finished
-file is checked, flushed to the disk and renamed.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +15,8 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from . import __version__
-from .errors import UsageError, WorkError
-from .files import PathLike, publish
+from .errors import UsageError
+from .files import PathLike
 
 ROLES = ("source", "target")
 DEFLATE_LEVEL = 1
@@ -43,8 +35,6 @@ FACTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }
 
 FIELD_FACTS = ("translation", "no_vector")
-
-_WRITTEN = 1 << 32  # set in an entry of `written`, whose low half is the stored chunk's CRC-32
 
 
 @dataclass(frozen=True)
@@ -86,170 +76,6 @@ class Layout:
     def chunk(self) -> tuple[int, int, int, int]:
         """The shape of one chunk."""
         return (1, 2 // self.chunk_roles, *self.main[2:])
-
-
-def partial_path(target: PathLike) -> Path:
-    """Where a file is while it is unfinished."""
-    target = Path(target)
-    return target.with_name(f".{target.name.removesuffix('.h5')}.partial.h5")
-
-
-class Writer:
-    """One dataset file in the making; `finish` puts it in its place."""
-
-    def __init__(self, target: PathLike, layout: Layout) -> None:
-        self.target = Path(target)
-        self.layout = layout
-        self._partial = partial_path(target)
-        self._file = _resumed(self._partial, layout) or _created(self._partial, layout)
-        self._entries = self._file["written"][:]
-        self.facts = {name: self._file[name][:] for name in layout.facts}
-        self._crc32 = self._file["crc32"][:]
-        self._touched: set[int] = set()
-
-    @property
-    def done(self) -> np.ndarray:
-        """(N, chunk_roles) bool: the chunks that are written."""
-        return self._entries != 0
-
-    def write(self, sample: int, role: int, chunk: Chunk) -> None:
-        """Store one chunk; it counts once it is committed."""
-        self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data)
-        self._crc32[sample, role] = chunk.crc32
-        self._entries[sample, role] = _entry(chunk.data)
-        self._touched.add(sample)
-
-    def note(self, sample: int, role: int, facts: Mapping[str, Any]) -> None:
-        """Set what is known of one box of a sample."""
-        for name in self.layout.facts:
-            self.facts[name][sample, role] = facts[name]
-        self._touched.add(sample)
-
-    def commit(self) -> None:
-        """Make all that was written so far survive a crash of this process."""
-        if not self._touched:
-            return
-        rows = slice(min(self._touched), max(self._touched) + 1)
-        for name, values in [*self.facts.items(), ("crc32", self._crc32)]:
-            self._file[name][rows] = values[rows]
-        self._file.flush()
-        self._file["written"][rows] = self._entries[rows]
-        self._file.flush()
-        self._touched.clear()
-
-    def finish(self) -> None:
-        """Check the whole file, and move it into its place."""
-        self.commit()
-        wanted = self._entries.size
-        stored = self._file["main"].id.get_num_chunks()
-        if not self.done.all() or stored != wanted:
-            raise WorkError(f"{self._partial}: holds {stored} chunks of {wanted}")
-        del self._file["written"]
-        self._file.close()
-        publish(self._partial, self.target)
-
-    def close(self) -> None:
-        """Leave the file as it is, to be resumed."""
-        if self._file:
-            self.commit()
-            self._file.close()
-
-
-def _entry(data: bytes) -> int:
-    return _WRITTEN | isal_zlib.crc32(data)
-
-
-def _created(partial: Path, layout: Layout) -> h5py.File:
-    try:
-        # The default libver: a file written with "latest" cannot be opened after its writer was killed.
-        file = h5py.File(partial, "w")
-    except OSError as error:
-        raise WorkError(f"{partial}: {error}") from error
-    samples = layout.main[0]
-    _create_main(file, layout)
-    for name, values in layout.arrays.items():
-        file.create_dataset(name, data=values)
-    for name in layout.facts:
-        dtype, shape = FACTS[name]
-        file.create_dataset(name, (samples, 2, *shape), dtype)
-    file.create_dataset("crc32", (samples, layout.chunk_roles), "<u4")
-    file.create_dataset("written", (samples, layout.chunk_roles), "<u8")
-    _set_attributes(file, layout)
-    file.flush()
-    return file
-
-
-def _create_main(file: h5py.File, layout: Layout) -> None:
-    file.create_dataset(
-        "main",
-        layout.main,
-        "<f4",
-        chunks=layout.chunk,
-        shuffle=True,
-        compression="gzip",
-        compression_opts=DEFLATE_LEVEL,
-    )
-
-
-def _set_attributes(file: h5py.File, layout: Layout) -> None:
-    for name, value in layout.attributes.items():
-        file.attrs[name] = value
-    file.attrs["toolkit_version"] = __version__
-    file.attrs["identity"] = json.dumps(layout.identity, sort_keys=True)
-
-
-def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> None:
-    """Write a small field file, a shard, at once: `chunks` in the samples' order. It appears whole or not at all."""
-    target = Path(target)
-    partial = partial_path(target)
-    try:
-        with h5py.File(partial, "w") as file:
-            _create_main(file, layout)
-            for sample, chunk in enumerate(chunks):
-                file["main"].id.write_direct_chunk((sample, 0, 0, 0), chunk.data)
-            crc32 = np.array([[chunk.crc32] for chunk in chunks], "<u4")
-            for name, values in {**layout.arrays, "crc32": crc32}.items():
-                file.create_dataset(name, data=values)
-            _set_attributes(file, layout)
-        publish(partial, target)
-    except OSError as error:
-        raise WorkError(f"{target}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _resumed(partial: Path, layout: Layout) -> h5py.File | None:
-    """The partial file, opened to go on; None if there is none, or it was damaged beyond use."""
-    if not partial.exists():
-        return None
-    try:
-        file = h5py.File(partial, "r+")
-        identity = json.loads(file.attrs["identity"])
-    except (OSError, KeyError, ValueError):
-        return None
-    if identity != dict(layout.identity):
-        file.close()
-        changed = sorted(key for key in {*identity, *layout.identity} if identity.get(key) != layout.identity.get(key))
-        raise UsageError(f"{partial}: begun with another {', '.join(changed)}; give the same again, or delete it")
-    try:
-        entries = file["written"][:]
-        entries[~_intact(file["main"], entries)] = 0
-        file["written"][...] = entries
-    except (OSError, KeyError, ValueError, RuntimeError):
-        with suppress(Exception):
-            file.close()
-        return None
-    return file
-
-
-def _intact(main: h5py.Dataset, entries: np.ndarray) -> np.ndarray:
-    """Which chunks are stored as `written` says."""
-    intact = np.zeros(entries.shape, bool)
-    for sample, role in np.argwhere(entries).tolist():
-        with suppress(OSError, RuntimeError, KeyError):
-            _, data = main.id.read_direct_chunk((sample, role, 0, 0))
-            intact[sample, role] = _entry(data) == entries[sample, role]
-    return intact
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Files that are finished or not there: written beside their place, flushed to the disk, then renamed into it."""
 
+import fcntl
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from .errors import UsageError, WorkError
 
@@ -43,6 +45,50 @@ def written_whole(path: PathLike, overwrite: bool) -> Iterator[TextIO]:
         raise WorkError(f"{target}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(target: PathLike) -> Iterator[None]:
+    """Hold a destination, so that no second run works on it; who holds it stands in `.NAME.lock` beside it.
+
+    The lock is the system's (flock): it is gone with its process, however that ends. The file goes with the block.
+    """
+    lock = Path(target).with_name(f".{Path(target).name}.lock")
+    with _lock_file(lock, target) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _lock_file(lock: Path, target: PathLike) -> TextIO:
+    while True:
+        file = lock.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise UsageError(f"{target}: {holder} is at work on it; wait for it, or end it") from None
+        if _is_there(lock, file):
+            return file
+        file.close()  # its last holder has just removed it: take the new one
+
+
+def _is_there(lock: Path, file: TextIO) -> bool:
+    try:
+        return os.path.samestat(lock.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def differences(identity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The names under which two identities, of what shaped a file, differ."""
+    return ", ".join(sorted(name for name in {*identity, *found} if identity.get(name) != found.get(name)))
 
 
 def publish(temporary: Path, target: Path) -> None:

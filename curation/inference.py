@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ import torch
 from tqdm import tqdm
 
 from . import fields, runner
-from .datasets import Chunk, Dataset, Layout, encode, open_dataset, write_whole
+from .datasets import Chunk, Dataset, Layout, encode, open_dataset
 from .errors import UsageError, WorkError
-from .files import check_folder
+from .files import check_folder, differences, locked
+from .plans import free_bytes, gib
 from .pyramid import Aligner, Module, content_hash, find_module
+from .writing import write_whole
 
 SHARD_NAME = re.compile(r"(\d+)_(\d+)\.h5")
 LONGEST_SHARD = 16  # pairs: what a crash can lose of a worker's work
@@ -45,6 +48,7 @@ class Options:
     model_params: Mapping[str, Any] = field(default_factory=dict)
     crop: str = "start"
     decimals: int | None = 2
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,40 @@ class Generated:
     with_nonfinite: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.folder}: fields of {self.pairs} pairs"
-        if self.resumed:
-            text += f", {self.resumed} of them found done"
-        if self.not_run:
-            text += f"; {self.not_run} not run, an image being all 0"
-        if self.with_nonfinite:
-            text += f"; {self.with_nonfinite} with vectors that are not finite"
-        return text
+        lines = [
+            ("output", self.folder),
+            ("pairs", f"{self.pairs}, {self.resumed} of them found done"),
+            ("not run", f"{self.not_run}, an image being all 0"),
+            ("not finite", f"{self.with_nonfinite} fields with such vectors"),
+        ]
+        return "\n".join(f"{name:<16} {value}" for name, value in lines)
 
 
-def generate_fields(options: Options) -> Generated:
+@dataclass(frozen=True)
+class InferencePlan:
+    """What generate_fields would do, for --dry_run."""
+
+    module: Module
+    devices: tuple[str, ...]
+    pairs: int
+    shards: tuple[Shard, ...]
+    output_bytes: int
+    free_bytes: int | None
+
+    def __str__(self) -> str:
+        left = sum(shard.last - shard.first for shard in self.shards)
+        free = "" if self.free_bytes is None else f"; {gib(self.free_bytes)} are free there"
+        lines = [
+            ("module", str(self.module.folder)),
+            ("workers", ", ".join(self.devices)),
+            ("pairs", f"{self.pairs}, {self.pairs - left} of them found done"),
+            ("shards to make", str(len(self.shards))),
+            ("output size", f"up to {gib(self.output_bytes)}{free}"),
+        ]
+        return "\n".join(f"{name:<16} {value}" for name, value in lines)
+
+
+def generate_fields(options: Options) -> Generated | InferencePlan:
     """Write the shards that are not there yet of one stage's fields over an image file."""
     if options.src_mip < options.dst_mip:
         raise UsageError(f"src_mip {options.src_mip} is finer than dst_mip {options.dst_mip}: want src_mip >= dst_mip")
@@ -98,9 +125,28 @@ def generate_fields(options: Options) -> Generated:
     images, prior = open_inputs(options)
     devices = _devices(options)
     identity = _identity(options, module, images, prior)
-    pairs = images.main.shape[0]
-    there = existing_shards(Path(options.temp_dir), identity)
-    shards = missing_shards(there, pairs, len(devices))
+    folder = Path(options.temp_dir)
+    with nullcontext() if options.dry_run else locked(folder / "shards"):
+        there = existing_shards(folder, identity)
+        pairs = images.main.shape[0]
+        shards = missing_shards(there, pairs, len(devices))
+        if options.dry_run:
+            size = 8 * sum(shard.last - shard.first for shard in shards) * int(np.prod(images.main.shape[2:]))
+            return InferencePlan(module, tuple(devices), pairs, tuple(shards), size, free_bytes(folder))
+        return _generate(options, module, devices, identity, there, shards, pairs)
+
+
+def _generate(
+    options: Options,
+    module: Module,
+    devices: list[str],
+    identity: Mapping[str, Any],
+    there: list[Shard],
+    shards: list[Shard],
+    pairs: int,
+) -> Generated:
+    for path in Path(options.temp_dir).glob(".*.partial.h5"):
+        path.unlink(missing_ok=True)  # of workers that were killed
     made = Generated(options.temp_dir, pairs, resumed=sum(shard.last - shard.first for shard in there))
     threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
     work = InferenceWork(options, module, tuple(devices), identity, threads)
@@ -187,9 +233,9 @@ def existing_shards(folder: Path, identity: Mapping[str, Any]) -> list[Shard]:
         dataset = open_dataset(path)
         found = json.loads(str(dataset.attributes.get("identity", "{}")))
         dataset.file.close()
-        changed = sorted(key for key in {*identity, *found} if identity.get(key) != found.get(key))
-        if changed:
-            raise UsageError(f"{path}: made with another {', '.join(changed)}; take another --temp_dir, or delete it")
+        if identity != found:
+            changed = differences(identity, found)
+            raise UsageError(f"{path}: made with another {changed}; take another --temp_dir, or delete it")
         shards.append(Shard(int(match[1]), int(match[2])))
     return sorted(shards, key=lambda shard: shard.first)
 

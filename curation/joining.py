@@ -10,10 +10,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from .datasets import Chunk, Dataset, Layout, Writer, encode, open_dataset
+from .datasets import Chunk, Dataset, Layout, encode, open_dataset
 from .errors import UsageError
-from .files import check_folder, check_new
+from .files import check_folder, check_new, locked
 from .inference import SHARD_NAME
+from .writing import Writer
 
 COMMIT_PAIRS = 64
 
@@ -55,10 +56,11 @@ class Shard:
 
 def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Joined:
     """Join the shards in a folder into one field file."""
-    check_new(dst_path, overwrite)
     check_folder(Path(dst_path).parent)
     paths, strays = _find(Path(temp_dir))
     with ExitStack() as stack:
+        stack.enter_context(locked(dst_path))
+        check_new(dst_path, overwrite)
         shards = []
         for path in paths:
             shards.append(_open(path))
@@ -66,9 +68,8 @@ def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Join
         shards.sort(key=lambda shard: (shard.first, shard.last))
         check_alike(shards)
         pairs = check_cover(shards)
-        writer = Writer(dst_path, _layout(shards, pairs))
-        stack.callback(writer.close)
-        resumed = int(writer.done.sum())
+        writer = stack.enter_context(Writer(dst_path, _layout(shards, pairs)))
+        resumed = int(np.logical_and.reduce(writer.done, axis=1).sum())
         _copy(shards, writer)
         writer.finish()
     return Joined(dst_path, pairs, len(shards), resumed, strays)
@@ -82,7 +83,7 @@ def _find(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     shards = [path for path in files if SHARD_NAME.fullmatch(path.name)]
     if not shards:
         raise UsageError(f"{folder}: no shards there: want files such as 0_16.h5, from generate_fields.py")
-    return shards, tuple(path.name for path in files if path not in shards)
+    return shards, tuple(path.name for path in files if path not in shards and not path.name.startswith("."))
 
 
 def _open(path: Path) -> Shard:
@@ -150,15 +151,15 @@ def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
 
 
 def _copy(shards: list[Shard], writer: Writer) -> None:
-    done = writer.done[:, 0]
+    done = np.logical_and.reduce(writer.done, axis=1)
     with tqdm(total=len(done), initial=int(done.sum()), desc="pairs", unit="pair") as bar:
         for shard in shards:
             stored_alike = _is_stored_as(shard.data.main, writer.layout)
             for pair in range(shard.first, shard.last):
-                if done[pair]:
-                    continue
-                writer.write(pair, 0, _chunk(shard.data, pair - shard.first, stored_alike))
-                bar.update()
+                if not done[pair]:
+                    writer.put(pair, 0, _chunk(shard.data, pair - shard.first, stored_alike))
+                    writer.put(pair, 1, None)
+                    bar.update()
                 if pair % COMMIT_PAIRS == 0:
                     writer.commit()
 

@@ -10,11 +10,14 @@ import numpy as np
 
 from . import runner
 from .boxes import Box
-from .cutting import SOURCE, TARGET, Cut, CutBox, Sink, distinct_boxes, drive
-from .datasets import FACTS, Layout, Writer, encode, image_name
+from .cutting import READ_AHEAD, Cut, Sink, drive
+from .datasets import FACTS, Chunk, Layout, encode, image_name
 from .errors import UsageError
-from .files import check_folder, check_new
+from .files import check_folder, locked
+from .plans import SOURCE, TARGET, CutBox, Plan, distinct_boxes, free_bytes
+from .report import Report, report_of
 from .volumes import Volume, Volumes, check_scales, window_text
+from .writing import Writer, is_finished
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,19 @@ class Options:
     cv_path_defects: str | None = None
     mask_val: float | None = None
     parallel: int = 1
+    missing: str = "black"
     overwrite: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class Downloaded:
     """What was downloaded, for the summary."""
 
-    paths: tuple[Path, ...]
-    pairs: int
-    missing: int
+    reports: tuple[Report, ...]
 
     def __str__(self) -> str:
-        text = f"{self.pairs} pairs each: {', '.join(map(str, self.paths))}"
-        return text + (f"; {self.missing} missing chunks read as black" if self.missing else "")
+        return "\n\n".join(map(str, self.reports))
 
 
 @dataclass(frozen=True)
@@ -67,23 +69,33 @@ class Patch:
         return Box(*start, self.size, self.size, self.mip)
 
 
-def download_image(options: Options) -> Downloaded:
+def download_image(options: Options) -> "Downloaded | Plan":
     """Write an image file for each level, with source = section z and target = section z - 1."""
-    _check(options)
+    check(options)
     starts = stretch_starts(options)
-    targets = tuple(Path(options.dst_folder) / image_name(starts, mip) for mip in options.mips)
-    if len(set(targets)) < len(targets):
-        raise UsageError(f"--mips {' '.join(map(str, options.mips))}: a MIP is there twice, for one file")
+    targets = [Path(options.dst_folder) / image_name(starts, mip) for mip in options.mips]
     check_folder(options.dst_folder)
-    for target in targets:
-        check_new(target, options.overwrite)
-    patches = [_patch(options, *level) for level in zip(options.mips, options.patch_sizes, strict=True)]
-    for patch in patches:
-        _check_patch(patch, starts)
-    missing = 0
-    for patch, target in zip(patches, targets, strict=True):
-        missing += _download(patch, starts, target, options.parallel)
-    return Downloaded(targets, len(starts), missing)
+    patches = [
+        Patch(options.cv_path, mip, size, options.cv_path_defects, options.mask_val or 0)
+        for mip, size in zip(options.mips, options.patch_sizes, strict=True)
+    ]
+    layouts = [_layout(patch, starts) for patch in patches]
+    with ExitStack() as stack:
+        if not options.dry_run:
+            stack.enter_context(locked(targets[0]))
+        files = list(zip(patches, targets, layouts, strict=True))
+        finished = [is_finished(target, layout.identity, options.overwrite) for _, target, layout in files]
+        if all(finished):
+            raise UsageError(f"{targets[0]} is there already, finished: --overwrite replaces it")
+        for patch in patches:
+            _check_patch(patch, starts)
+        if options.dry_run:
+            return _plan(options, patches, targets, starts)
+        reports = [
+            report_of(target, [target], starts.size // 3) if is_done else _download(patch, target, layout, options)
+            for (patch, target, layout), is_done in zip(files, finished, strict=True)
+        ]
+    return Downloaded(tuple(reports))
 
 
 def stretch_starts(options: Options) -> np.ndarray:
@@ -97,7 +109,7 @@ def stretch_starts(options: Options) -> np.ndarray:
     return starts
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
     if options.z_start >= options.z_end:
         raise UsageError(f"--z_start {options.z_start} is not before --z_end {options.z_end}: no section lies between")
     if len(options.mips) != len(options.patch_sizes):
@@ -105,14 +117,12 @@ def _check(options: Options) -> None:
         raise UsageError(f"--mips and --patch_sizes have {count}: want a size for each MIP")
     if (options.cv_path_defects is None) != (options.mask_val is None):
         raise UsageError("--cv_path_defects and --mask_val go together: want both or neither")
+    if len(set(options.mips)) < len(options.mips):
+        raise UsageError(f"--mips {' '.join(map(str, options.mips))}: a MIP is there twice, for one file")
     for mip in options.mips:
         for name, offset in (("--x_offset", options.x_offset), ("--y_offset", options.y_offset)):
             if offset % (1 << mip):
                 raise UsageError(f"{name} {offset} is not a multiple of 2^{mip} = {1 << mip}, a pixel at MIP {mip}")
-
-
-def _patch(options: Options, mip: int, size: int) -> Patch:
-    return Patch(options.cv_path, mip, size, options.cv_path_defects, options.mask_val or 0)
 
 
 def _check_patch(patch: Patch, starts: np.ndarray) -> None:
@@ -127,8 +137,27 @@ def _check_patch(patch: Patch, starts: np.ndarray) -> None:
                 raise UsageError(f"section {z} is wholly outside: {window_text(window)}; {volume.bounds_text()}")
 
 
-def _download(patch: Patch, starts: np.ndarray, target: Path, workers: int) -> int:
-    """Make one file; how many chunks were missing."""
+def _plan(options: Options, patches: list[Patch], targets: list[Path], starts: np.ndarray) -> Plan:
+    sections = np.unique(starts.reshape(-1, 3), axis=0).tolist()
+    windows = [
+        (volume, patch.box((x, y, z)).window(volume.mip))
+        for patch in patches
+        for volume in patch.open(Volumes())
+        for x, y, z in sections
+    ]
+    return Plan(
+        outputs=tuple(map(str, targets)),
+        pairs=len(starts) * len(patches),
+        boxes=len(sections) * len(patches),
+        repeated_pairs=0,
+        chunks=len({(volume.path, volume.mip, at) for volume, window in windows for at in volume.chunks(window)}),
+        leaving=sum(volume.overlap(window) < 1 for volume, window in windows),
+        output_bytes=sum(8 * len(starts) * patch.size**2 for patch in patches),
+        free_bytes=free_bytes(options.dst_folder),
+    )
+
+
+def _layout(patch: Patch, starts: np.ndarray) -> Layout:
     identity: dict[str, Any] = {
         "cv_path": patch.cv_path,
         "cv_path_defects": patch.defects,
@@ -140,28 +169,35 @@ def _download(patch: Patch, starts: np.ndarray, target: Path, workers: int) -> i
     }
     attributes = {"mip": patch.mip, "anchor": "start", "cv_path": patch.cv_path}
     shape = (len(starts), 2, patch.size, patch.size)
-    with ExitStack() as stack:
-        writer = Writer(target, Layout(shape, 2, {"start": starts}, tuple(FACTS), identity, attributes))
-        stack.callback(writer.close)
-        sink = Sink(writer, None)
-        missing = drive(StretchWork(patch), distinct_boxes(starts, sink.done()), workers, sink.put)
+    arrays = {"start": starts, "pair": np.arange(len(starts))}
+    return Layout(shape, 2, arrays, tuple(FACTS), identity, attributes)
+
+
+def _download(patch: Patch, target: Path, layout: Layout, options: Options) -> Report:
+    with Writer(target, layout) as writer:
+        sink = Sink(layout.main[0], writer, None)
+        done = sink.done()
+        boxes = distinct_boxes(layout.arrays["start"], done)
+        retries = drive(StretchWork(patch, options.missing), boxes, options.parallel, sink.put)
         writer.finish()
-    return len(missing)
+    return report_of(target, [target], int(done.sum()), retries)
 
 
 @dataclass(frozen=True)
 class StretchWork:
-    """What a worker does with its sections."""
+    """What a worker does with its sections. missing: what a missing chunk means, see `Volumes`."""
 
     patch: Patch
+    missing: str
 
     def __call__(self, number: int, boxes: Iterator[tuple[int, CutBox]]) -> Iterator[tuple[int, Cut]]:
-        volumes = self.patch.open(Volumes())
-        depth = 0 if volumes[0].is_local else 8
-        for (place, _), cut in runner.ahead(lambda unit: self._cut(volumes, unit[1]), boxes, depth):
-            yield place, cut
+        volumes = Volumes(missing=self.missing)
+        layers = self.patch.open(volumes)
+        depth = 0 if layers[0].is_local else READ_AHEAD
+        for (place, _), (chunk, facts) in runner.ahead(lambda unit: self._cut(layers, unit[1]), boxes, depth):
+            yield place, Cut(chunk, chunk, None, facts, volumes.take_retries())
 
-    def _cut(self, volumes: list[Volume], box: CutBox) -> Cut:
+    def _cut(self, volumes: list[Volume], box: CutBox) -> tuple[Chunk, dict[str, Any]]:
         at = self.patch.box(box.start)
         cutouts = [volume.read(at.window(volume.mip)) for volume in volumes]
         image = cutouts[0].values[0].astype(np.float32)
@@ -169,8 +205,7 @@ class StretchWork:
         if len(cutouts) > 1:
             masked = cutouts[1].values[0] >= self.patch.mask_val
         image[masked] = 0
-        chunk = encode(image)
-        facts = {
+        return encode(image), {
             "translation": (0, 0),
             "mean": 0.0,
             "std": 1.0,
@@ -181,5 +216,3 @@ class StretchWork:
             "zero_variance": False,
             "no_vector": False,
         }
-        missing = frozenset(key for cutout in cutouts for key in cutout.missing)
-        return Cut(chunk, chunk, None, facts, missing)

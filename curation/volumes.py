@@ -4,8 +4,7 @@ A layer is read chunk by chunk, each in one call, into a cache of decoded chunks
 all boxes and sections that it holds, many can be under way over a slow link, and each that the store does not
 have is seen. CloudVolume itself always runs with parallel=1 (its own workers start an interpreter a cutout).
 
-What "not found" means is decided here, since CloudFiles takes HTTP 403 and empty answers for missing objects, and
-CloudVolume takes those for black: only a true "not found" is black; every other failure is retried or raised.
+A chunk that the store truly does not have is black, and is told; every other failure is retried or raised (`stores`).
 """
 
 import math
@@ -18,88 +17,23 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import cloudfiles.cloudfiles
-import cloudfiles.interfaces
+import cloudfiles.exceptions
 import numpy as np
-import requests
 import tenacity
 from cloudvolume import Bbox, CloudVolume
 from cloudvolume.exceptions import EmptyVolumeException, InfoError
 
 from .boxes import Window
 from .errors import UsageError, WorkError
+from .stores import CONNECTIONS, install, is_denied, is_transient
 
 CACHE_BYTES = 256 * 2**20
-THREADS = 32  # chunks under way at once from a store that is not this machine's disk
 ATTEMPTS = 6
-TIMEOUT_S = (10, 60)  # to connect, and between two bytes of an answer
+
+install()
 
 _TripleInt = tuple[int, int, int]
 ChunkKey = tuple[str, int, _TripleInt]  # the layer's path, the MIP, the chunk's start
-
-
-class DamagedError(OSError):
-    """An answer that cannot be what was stored."""
-
-
-class _StrictHttp(cloudfiles.interfaces.HttpInterface):
-    """HTTP where only 404 and 410 mean "not found", and a silent server is not waited for forever."""
-
-    adaptor = requests.adapters.HTTPAdapter(pool_maxsize=THREADS)
-
-    def get_file(self, file_path: str, start: Any = None, end: Any = None, part_size: Any = None) -> tuple[Any, ...]:
-        headers = self.default_headers()
-        if start is not None or end is not None:
-            headers["Range"] = f"bytes={int(start or 0)}-{int(end - 1) if end is not None else ''}"
-        url = self.get_path_to_file(file_path)
-        with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
-            if response.status_code in (404, 410):
-                return None, None, None, None
-            response.raise_for_status()
-            response.raw.decode_content = False
-            content = response.raw.read()
-            return _not_empty(content, url), response.headers.get("Content-Encoding"), None, None
-
-
-def _strict(interface: Any) -> Any:
-    """The interface with each file read once (retries are made here, not in it) and never empty."""
-    read_once = getattr(interface.get_file, "__wrapped__", interface.get_file)
-
-    def get_file(self: Any, file_path: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        content, *rest = read_once(self, file_path, *args, **kwargs)
-        return _not_empty(content, file_path), *rest
-
-    return type(f"Strict{interface.__name__}", (interface,), {"get_file": get_file})
-
-
-def _not_empty(content: bytes | None, name: str) -> bytes | None:
-    if content is not None and len(content) == 0:
-        raise DamagedError(f"{name} came back empty")
-    return content
-
-
-def _install_strict_interfaces() -> None:
-    table = cloudfiles.cloudfiles.INTERFACES
-    for protocol, interface in table.items():
-        table[protocol] = _StrictHttp if protocol in ("http", "https") else _strict(interface)
-
-
-_install_strict_interfaces()
-
-
-def is_denied(error: BaseException) -> bool:
-    """Whether a store, or the file system, refused access: 401 or 403 in any of the clients' spellings."""
-    if isinstance(error, PermissionError):
-        return True
-    status = getattr(getattr(error, "response", None), "status_code", None)  # requests
-    if isinstance(getattr(error, "response", None), dict):  # botocore
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")  # type: ignore[attr-defined]
-    return (status or getattr(error, "code", None)) in (401, 403)  # code: google.api_core
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether another attempt may succeed: anything but a refusal and a true "not found"."""
-    return isinstance(error, Exception) and not is_denied(error) and not isinstance(error, EmptyVolumeException)
 
 
 @dataclass(frozen=True)
@@ -199,11 +133,15 @@ class NoLayerError(UsageError, EmptyVolumeException):
 class Volumes:
     """The layers that one process has open, with the decoded chunks they share and the threads that fetch them."""
 
-    def __init__(self, cache_bytes: int = CACHE_BYTES, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, cache_bytes: int = CACHE_BYTES, sleep: Callable[[float], None] = time.sleep, missing: str = "black"
+    ) -> None:
+        """missing: "black" or "fail", what reading a chunk does that the store does not have."""
         self.retries = 0
+        self._missing = missing
         self._layers: dict[str, CloudVolume] = {}
         self._cache = _ChunkCache(cache_bytes)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="chunk")
+        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="chunk")
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
@@ -223,25 +161,20 @@ class Volumes:
             raise UsageError(f"{path} has no MIP {mip}: it has {have}")
         return Volume(self, layer, path, mip)
 
-    def open_for_writing(self, path: str) -> CloudVolume:
-        """A layer made by `create_layer`."""
-        return CloudVolume(path, progress=False, parallel=1, cache=False, compress="gzip", non_aligned_writes=False)
-
-    @staticmethod
-    def exists(path: str) -> bool:
-        """Whether there is a layer at `path`."""
-        try:
-            _open(path)
-        except NoLayerError:
-            return False
-        return True
+    def take_retries(self) -> int:
+        """How many readings had to be tried again since this was last asked."""
+        taken, self.retries = self.retries, 0
+        return taken
 
     def fetch(self, volume: Volume, start: _TripleInt) -> "Future[np.ndarray | None]":
         """The decoded chunk at `start`, or None where the store does not have it, once it is there."""
 
         def load() -> np.ndarray | None:
             try:
-                return self._retrying.copy()(volume.download, start)
+                chunk = self._retrying.copy()(volume.download, start)
+                if chunk is None and self._missing == "fail":
+                    raise FileNotFoundError("the store does not have it")
+                return chunk
             except Exception as error:
                 why = "access was denied" if is_denied(error) else f"{type(error).__name__}: {error}"
                 raise WorkError(f"{volume}: chunk at {start}: {why}") from error
@@ -251,7 +184,7 @@ class Volumes:
 
     def _open_layer(self, path: str) -> CloudVolume:
         try:
-            return self._retrying.copy()(_open, path)
+            return self._retrying.copy()(open_layer, path)
         except (UsageError, WorkError):
             raise
         except Exception as error:
@@ -262,7 +195,7 @@ class Volumes:
         self.retries += 1
 
 
-def _open(path: str) -> CloudVolume:
+def open_layer(path: str) -> CloudVolume:
     try:
         return CloudVolume(path, bounded=False, fill_missing=False, progress=False, parallel=1, cache=False)
     except InfoError:
@@ -368,24 +301,3 @@ def _mip0_resolution(volume: Volume) -> tuple[float, float, float]:
 
 def _nm(sizes: list[float]) -> str:
     return " x ".join(f"{size:g}" for size in sizes)
-
-
-def create_layer(path: str, shape: tuple[int, int], sections: int, resolution: tuple[float, ...]) -> None:
-    """Make an empty float32 layer of `sections` images of `shape` (X, Y), each one chunk."""
-    info = CloudVolume.create_new_info(
-        num_channels=1,
-        layer_type="image",
-        data_type="float32",
-        encoding="raw",
-        resolution=list(resolution),
-        voxel_offset=[0, 0, 0],
-        chunk_size=[*shape, 1],
-        volume_size=[*shape, sections],
-    )
-    CloudVolume(path, info=info, cache=False).commit_info()
-
-
-def upload_section(layer: CloudVolume, section: int, image: np.ndarray) -> None:
-    """Store an image (X, Y) as one section of a layer made by `create_layer`."""
-    x_size, y_size = image.shape
-    layer[0:x_size, 0:y_size, section : section + 1] = image[:, :, None, None]

@@ -12,8 +12,9 @@ import pytest
 from cloudvolume import CloudVolume
 from volumes_made import make_layer
 
-from curation.cutting import CutBox, Options, Place, distinct_boxes, make_dataset, runs_of
 from curation.errors import UsageError, WorkError
+from curation.making import Options, make_dataset
+from curation.plans import CutBox, Place, distinct_boxes, runs_of
 
 # Image at MIP 0 and 1, field at MIP 2, mask at MIP 1; boxes at MIP 1 of 12 x 8 pixels = 24 x 16 voxels.
 OFFSET = (16, -32, 3)  # voxels at MIP 0

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from curation.cutting import Options, make_dataset
+from curation.making import Options, make_dataset
 from curation.pairs import append_pairs
 
 TEMPLATES = ("a", "b")

@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from curation.datasets import Layout, encode, write_whole
+from curation.datasets import Layout, encode
 from curation.errors import UsageError
 from curation.joining import concat_fields
+from curation.writing import write_whole
 
 X, Y = 6, 4
 

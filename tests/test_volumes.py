@@ -84,6 +84,18 @@ def test_reads_volumes_with_an_offset(volumes: Volumes, folder: Path, mip: int, 
     assert cutout.outside == 0
 
 
+def test_chunks_begin_at_the_offset(volumes: Volumes, folder: Path) -> None:
+    layer = make_layer(folder, {0: VOXELS, 1: COARSE}, voxel_offset=(12, 20, 3), chunk=CHUNK)
+    # MIP 1 begins at (6, 10, 3): its chunks of (4, 4, 2) at x 6, 10; y 10, 14; z 3, 5
+    chunks = list(volumes.open(layer, 1).chunks(window((7, 11), (10, 15), 4)))
+    assert chunks == [(6, 10, 3), (6, 14, 3), (10, 10, 3), (10, 14, 3)]
+
+
+def test_last_chunks_end_with_the_volume(volumes: Volumes, layer: str) -> None:
+    chunk = volumes.open(layer, 0).download((8, 8, 2))
+    np.testing.assert_array_equal(chunk, VOXELS[8:10, 8:9, 2:3, None], strict=True)
+
+
 def test_reads_volumes_that_begin_below_zero(volumes: Volumes, folder: Path) -> None:
     layer = make_layer(folder, {0: VOXELS}, voxel_offset=(-6, -5, -1), chunk=CHUNK)
     cutout = volumes.open(layer, 0).read(window((-3, 4), (-5, 2), 0))
@@ -195,6 +207,16 @@ def test_chunk_that_is_not_there_is_black_and_counted(
     assert (cutout.outside, waits) == (0, [])
 
 
+def test_chunk_that_is_not_there_is_an_error_where_that_is_asked_for(
+    waits: list[float], folder: Path, layer: str
+) -> None:
+    chunk_file(folder, 0, (4, 0, 0)).unlink()
+    volume = Volumes(sleep=waits.append, missing="fail").open(layer, 0)
+    with pytest.raises(WorkError, match=r"at MIP 0: chunk at \(4, 0, 0\): .*the store does not have it"):
+        volume.read(WHOLE)
+    assert waits == []
+
+
 def test_level_without_chunks_is_black_and_each_is_counted(volumes: Volumes, folder: Path) -> None:
     layer = make_layer(folder, {1: COARSE}, chunk=CHUNK)
     cutout = volumes.open(layer, 0).read(window((0, 8), (0, 4), 0))
@@ -227,11 +249,6 @@ def test_unknown_protocol_is_refused(volumes: Volumes, waits: list[float]) -> No
     with pytest.raises(UsageError, match="carrier://pigeon"):
         volumes.open("carrier://pigeon", 0)
     assert waits == []
-
-
-def test_layer_exists_once_it_is_made(folder: Path) -> None:
-    assert not Volumes.exists(f"file://{folder}")
-    assert Volumes.exists(make_layer(folder, {0: VOXELS}, chunk=CHUNK))
 
 
 # What cannot be read
@@ -342,6 +359,12 @@ def test_http_failure_is_retried_until_it_succeeds(
     cutout = volumes.open(server.url, 0).read(WHOLE)
     np.testing.assert_array_equal(cutout.values[0], VOXELS[:, :, 1])
     assert (cutout.missing, volumes.retries, len(waits)) == ((), 2, 2)
+
+
+def test_retries_are_taken_once(volumes: Volumes, server: Server) -> None:
+    server.answers[FIRST_CHUNK] = [Answer(503)] * 3
+    volumes.open(server.url, 0).read(WHOLE)
+    assert [volumes.take_retries(), volumes.take_retries()] == [3, 0]
 
 
 @pytest.mark.parametrize("broken", [Answer(503), Answer(sent=0.5), Answer(body=b"")])

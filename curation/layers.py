@@ -1,0 +1,86 @@
+"""Writing a CloudVolume layer of images, section by section."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import cloudfiles
+import numpy as np
+from cloudvolume import CloudVolume
+
+from .errors import UsageError
+from .files import differences
+from .volumes import NoLayerError, Volume, Volumes, open_layer
+
+
+class LayerInTheMaking:
+    """A new float32 layer of `sections` images of `shape` (X, Y), each one chunk.
+
+    What made it, and whether it is finished, stands in `curation.json` beside its `info`. Its sections are objects of
+    their own, so those that are there and can be read back are the work that is done.
+    """
+
+    def __init__(self, path: str, shape: tuple[int, int], sections: int) -> None:
+        self._path = path
+        self._shape = shape
+        self._sections = sections
+        try:
+            self._files = cloudfiles.CloudFiles(path)
+        except (ValueError, cloudfiles.exceptions.UnsupportedProtocolError) as error:
+            raise UsageError(f"{path}: {error}") from None
+
+    def check(self, identity: Mapping[str, Any], overwrite: bool) -> None:
+        """Refuse to touch a finished layer, or one that something else made, unless told to."""
+        if overwrite:
+            return
+        try:
+            state, there = self._state(), open_layer(self._path)
+        except NoLayerError:
+            return
+        if there is not None and (state is None or state["finished"]):
+            raise UsageError(f"{self._path} is there already: take another path, or --overwrite to replace it")
+        if state is not None and state["identity"] != dict(identity):
+            changed = differences(identity, state["identity"])
+            raise UsageError(f"{self._path}: begun with another {changed}; give the same, or --overwrite")
+
+    def begin(self, identity: Mapping[str, Any], resolution: tuple[float, ...], overwrite: bool) -> np.ndarray:
+        """Make the layer, or go on with it; (sections,) bool: those that are done."""
+        if overwrite:
+            self._files.delete(list(self._files.list()))
+        self._files.put_json("curation.json", {"identity": dict(identity), "finished": False})
+        info = CloudVolume.create_new_info(
+            num_channels=1,
+            layer_type="image",
+            data_type="float32",
+            encoding="raw",
+            resolution=list(resolution),
+            voxel_offset=[0, 0, 0],
+            chunk_size=[*self._shape, 1],
+            volume_size=[*self._shape, self._sections],
+        )
+        CloudVolume(self._path, info=info, cache=False).commit_info()
+        volume = Volumes().open(self._path, 0)
+        return np.array([self._is_there(volume, section) for section in range(self._sections)])
+
+    def finish(self, identity: Mapping[str, Any]) -> None:
+        """Say that it is whole."""
+        self._files.put_json("curation.json", {"identity": dict(identity), "finished": True})
+
+    def _state(self) -> dict[str, Any] | None:
+        return self._files.get_json("curation.json")
+
+    def _is_there(self, volume: Volume, section: int) -> bool:
+        try:
+            return volume.download((0, 0, section)) is not None
+        except Exception:  # torn when the run that wrote it was killed: whatever a decoder says of that
+            return False
+
+
+def open_for_writing(path: str) -> CloudVolume:
+    """A layer made by `LayerInTheMaking`."""
+    return CloudVolume(path, progress=False, parallel=1, cache=False, compress="gzip", non_aligned_writes=False)
+
+
+def upload_section(layer: CloudVolume, section: int, image: np.ndarray) -> None:
+    """Store an image (X, Y) as one section of a layer made by `LayerInTheMaking`."""
+    x_size, y_size = image.shape
+    layer[0:x_size, 0:y_size, section : section + 1] = image[:, :, None, None]

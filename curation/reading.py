@@ -1,0 +1,170 @@
+"""Reading what a spec wants of one box, and checking beforehand that it can be read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import fields, samples
+from .boxes import Box, Window
+from .errors import UsageError
+from .samples import Translation
+from .spec import Reference, Spec, field_reference, image_reference
+from .volumes import ChunkKey, Volume, Volumes, check_scales, window_text
+
+
+@dataclass(frozen=True)
+class Readings:
+    """All that is read for one box. image, reference: (X, Y) float32; residual: (2, X, Y) pixels, or None."""
+
+    shift: Translation
+    residual: np.ndarray | None
+    image: np.ndarray
+    masked: np.ndarray
+    reference: np.ndarray
+    reference_masked: np.ndarray
+    missing: frozenset[ChunkKey]
+    outside: float
+
+
+class Reader:
+    """Reads what a spec wants of one box."""
+
+    def __init__(self, spec: Spec, volumes: Volumes) -> None:
+        self._spec = spec
+        self.image = volumes.open(spec.image.path, spec.image.src_mip)
+        self._image_reference = image_reference(spec)
+        self.reference = volumes.open(self._image_reference.path, self._image_reference.src_mip)
+        self.masks = [volumes.open(mask.path, mask.src_mip) for mask in spec.masks]
+        self.field: Volume | None = None
+        self.field_reference: Volume | None = None
+        if spec.field is not None:
+            self._field_reference = field_reference(spec)
+            self.field = volumes.open(spec.field.path, spec.field.src_mip)
+            self.field_reference = volumes.open(self._field_reference.path, self._field_reference.src_mip)
+
+    def volumes(self) -> list[Volume]:
+        """Every volume that is read."""
+        found = [self.image, self.reference, *self.masks, self.field, self.field_reference]
+        return [volume for volume in found if volume is not None]
+
+    def box(self, start: tuple[int, int, int]) -> Box:
+        """The sample's box, not yet shifted."""
+        return Box(*start, self._spec.x_size, self._spec.y_size, self._spec.dst_mip)
+
+    def windows(self, start: tuple[int, int, int]) -> Iterator[tuple[str, Volume, Window]]:
+        """What would be read if nothing were shifted: where in the spec, the volume, and its window."""
+        box = self.box(start)
+        if self.field is not None and self.field_reference is not None:
+            yield "field", self.field, box.window(self.field.mip)
+            at = _reference_box(self._field_reference, box)
+            yield "field.reference", self.field_reference, at.window(self.field_reference.mip)
+        yield "image", self.image, box.window(self.image.mip)
+        at = _reference_box(self._image_reference, box)
+        yield "image.reference", self.reference, at.window(self.reference.mip)
+        for index, mask in enumerate(self.masks):
+            yield f"masks[{index}]", mask, box.window(mask.mip)
+
+    def read(self, start: tuple[int, int, int]) -> Readings:
+        """Read one box, first the field that says where its image is."""
+        reading = _Reading()
+        box = self.box(start)
+        shift, residual = self._displacement(reading, box)
+        box = box.shifted(shift.x, shift.y)
+        at_reference = _reference_box(self._image_reference, box)
+        image = reading.image(self.image, box)
+        outside = reading.outside
+        return Readings(
+            shift=shift,
+            residual=residual,
+            image=image,
+            masked=self._masked(reading, box),
+            reference=image if self._reference_is_own(box) else reading.image(self.reference, at_reference),
+            reference_masked=self._masked(reading, at_reference),
+            missing=frozenset(reading.missing),
+            outside=outside,
+        )
+
+    def _displacement(self, reading: "_Reading", box: Box) -> tuple[Translation, np.ndarray | None]:
+        if self.field is None or self.field_reference is None:
+            return Translation(0, 0, found=True), None
+        at_reference = _reference_box(self._field_reference, box)
+        reference = reading.vectors(self.field_reference, at_reference)
+        shift = samples.translation(reference, self.field_reference.mip)
+        return shift, samples.residual(reading.vectors(self.field, box), shift, box.mip)
+
+    def _reference_is_own(self, box: Box) -> bool:
+        own = _reference_box(self._image_reference, box) == box
+        return own and (self.reference.path, self.reference.mip) == (self.image.path, self.image.mip)
+
+    def _masked(self, reading: "_Reading", box: Box) -> np.ndarray:
+        masked = np.zeros(box.shape, bool)
+        for mask, volume in zip(self._spec.masks, self.masks, strict=True):
+            masked |= reading.mask(volume, box, mask.threshold)
+        return masked
+
+
+def _reference_box(reference: Reference, box: Box) -> Box:
+    return Box(box.x_start, box.y_start, box.z, reference.x_size, reference.y_size, reference.dst_mip)
+
+
+@dataclass
+class _Reading:
+    """Reads boxes, and remembers what was not there."""
+
+    missing: set[ChunkKey] = field(default_factory=set)
+    outside: float = 0.0
+
+    def image(self, volume: Volume, box: Box) -> np.ndarray:
+        window = box.window(volume.mip)
+        values = self._read(volume, window)
+        return fields.to_level(values[0], volume.mip, box.mip, box.shape, window.crop)
+
+    def vectors(self, volume: Volume, box: Box) -> np.ndarray:
+        window = box.window(volume.mip)
+        values = self._read(volume, window)
+        return fields.to_level(values, volume.mip, box.mip, box.shape, window.crop)
+
+    def mask(self, volume: Volume, box: Box, threshold: float) -> np.ndarray:
+        window = box.window(volume.mip)
+        values = self._read(volume, window)
+        return samples.mask_to_level(values[0], threshold, volume.mip, box.mip, box.shape, window.crop)
+
+    def _read(self, volume: Volume, window: Window) -> np.ndarray:
+        cutout = volume.read(window)
+        self.missing.update(cutout.missing)
+        self.outside = cutout.outside
+        return cutout.values
+
+
+def check_volumes(reader: Reader) -> None:
+    """Refuse volumes that do not hold what the spec takes them for."""
+    check_scales(reader.volumes())
+    for name, volume, channels in [
+        ("image", reader.image, 1),
+        ("image.reference", reader.reference, 1),
+        *((f"masks[{index}]", mask, 1) for index, mask in enumerate(reader.masks)),
+        ("field", reader.field, 2),
+        ("field.reference", reader.field_reference, 2),
+    ]:
+        if volume is not None and volume.channels != channels:
+            raise UsageError(f"{name}: {volume} has {volume.channels} channels: want {channels}")
+    for name, volume in [("image", reader.image), ("image.reference", reader.reference)]:
+        if not (volume.dtype.kind == "f" or volume.dtype.itemsize <= 2):
+            raise UsageError(f"{name}: {volume} holds {volume.dtype}: want grey values, 8 or 16 bit or float")
+    for name, volume in [("field", reader.field), ("field.reference", reader.field_reference)]:
+        if volume is not None and volume.dtype.kind != "f":
+            raise UsageError(f"{name}: {volume} holds {volume.dtype}: want float vectors in MIP-0 voxels")
+
+
+def check_boxes(reader: Reader, starts: np.ndarray) -> None:
+    """Refuse boxes that lie wholly outside their volume, before any shift. starts: (N, 2, 3)."""
+    unique, first = np.unique(starts.reshape(-1, 3), axis=0, return_index=True)
+    for start, place in sorted(zip(unique.tolist(), first.tolist(), strict=True), key=lambda item: item[1]):
+        for name, volume, window in reader.windows(tuple(start)):
+            if volume.overlap(window) == 0:
+                pair, role = divmod(place, 2)
+                raise UsageError(
+                    f"pairs[{pair}].{('src', 'tgt')[role]}: box wholly outside the volume of {name}: "
+                    f"{window_text(window)}; {volume.bounds_text()}"
+                )

@@ -1,0 +1,312 @@
+"""Writing a dataset file so that it is finished or not there, and a crash loses little.
+
+Work goes to `.NAME.partial.h5` beside the target, in this order: chunks and facts are written and flushed, then their
+entries in `checksum`, then those are flushed. An entry is a checksum of the stored chunk and the facts, so what a
+crash tore or a disk damaged is seen when the work resumes, and is done again. The finished file is checked, flushed to
+the disk and renamed. `checksum` stays in it, for verify_dataset.py.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from isal import isal_zlib
+
+from . import __version__
+from .datasets import DEFLATE_LEVEL, FACTS, Chunk, Layout, open_dataset
+from .errors import UsageError, WorkError
+from .files import PathLike, differences, publish
+
+_WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
+_ROOM = 64 * 2**20
+
+
+def partial_path(target: PathLike) -> Path:
+    """Where a file is while it is unfinished."""
+    target = Path(target)
+    return target.with_name(f".{target.name.removesuffix('.h5')}.partial.h5")
+
+
+class Writer:
+    """One dataset file in the making; `finish` puts it in its place.
+
+    A context manager: whatever ends it early, what was put until then is committed if it can be.
+    """
+
+    def __init__(self, target: PathLike, layout: Layout) -> None:
+        self.target = Path(target)
+        self.layout = layout
+        self._partial = partial_path(target)
+        with _failing(self._partial):
+            self._file = _resumed(self._partial, layout) or _created(self._partial, layout)
+            self._entries = self._file["checksum"][:]
+            self._crc32 = self._file["crc32"][:]
+            self.facts = {name: self._file[name][:] for name in layout.facts}
+        self._touched: set[int] = set()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the file as it is, to be resumed. An error on the way here is not hidden by another one."""
+        if not self._file:
+            return
+        try:
+            with suppress(WorkError) if kind else nullcontext():
+                self.commit()
+        finally:
+            with suppress(OSError, RuntimeError):  # after a failed write HDF5 may not close in order either
+                self._file.close()
+
+    @property
+    def done(self) -> np.ndarray:
+        """(N, 2) bool: the samples' boxes that are put."""
+        return self._entries != 0
+
+    def put(self, sample: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any] | None = None) -> None:
+        """Store what a box of a sample gives to this file: its chunk, if it has one, and what is known of it."""
+        if chunk is not None:
+            with _failing(self._partial):
+                self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data)
+            self._crc32[sample, role] = chunk.crc32
+        for name in self.layout.facts:
+            self.facts[name][sample, role] = facts[name] if facts else 0
+        row = _row(self.facts, sample, role)
+        self._entries[sample, role] = _entry(chunk.data if chunk else b"", row)
+        self._touched.add(sample)
+
+    def commit(self) -> None:
+        """Make all that was put so far survive a crash of this process."""
+        if not self._touched:
+            return
+        rows = slice(min(self._touched), max(self._touched) + 1)
+        with _failing(self._partial):
+            for name, values in [*self.facts.items(), ("crc32", self._crc32)]:
+                self._file[name][rows] = values[rows]
+            self._file.flush()
+            self._file["checksum"][rows] = self._entries[rows]
+            self._file.flush()
+        self._touched.clear()
+
+    def finish(self, keep: np.ndarray | None = None) -> None:
+        """Check the whole file, and move it into its place: all samples, or those of `keep`, (N,) bool."""
+        self.commit()
+        if not self.done.all():
+            raise WorkError(f"{self._partial}: {np.sum(~self.done)} of {self.done.size} boxes are missing")
+        with _failing(self._partial):
+            stored = self._file["main"].id.get_num_chunks()
+            wanted = len(self._entries) * self.layout.chunk_roles
+            if stored != wanted:
+                raise WorkError(f"{self._partial}: holds {stored} chunks of {wanted}")
+            if keep is None or keep.all():
+                self._file.flush()
+                self._file.close()
+                publish(self._partial, self.target)
+            else:
+                self._finish_some(keep)
+
+    def _finish_some(self, keep: np.ndarray) -> None:
+        """A file cannot drop samples from its middle, so those kept are copied, as they are stored, to a new one."""
+        kept = np.flatnonzero(keep)
+        layout = replace(
+            self.layout,
+            main=(len(kept), *self.layout.main[1:]),
+            arrays={name: values[kept] for name, values in self.layout.arrays.items()},
+        )
+        copy = self._partial.with_name(self._partial.name.replace(".partial.", ".kept.partial."))
+        with _created(copy, layout) as file:
+            _copy(self._file, file, layout, kept, self._entries[kept])
+            file.create_dataset("left_out", data=np.flatnonzero(~keep))
+        self._file.close()
+        publish(copy, self.target)
+        self._partial.unlink()
+
+
+def _row(facts: Mapping[str, np.ndarray], sample: int, role: int) -> bytes:
+    return b"".join(np.asarray(values[sample, role]).tobytes() for _, values in sorted(facts.items()))
+
+
+def _entry(stored: bytes, row: bytes) -> int:
+    """What `checksum` says of a box: its stored chunk and its facts are those that have this CRC-32."""
+    return _WRITTEN | isal_zlib.crc32(row, isal_zlib.crc32(stored))
+
+
+@contextmanager
+def _failing(path: Path) -> Iterator[None]:
+    """Name the file in what HDF5 and the file system raise."""
+    try:
+        yield
+    except (UsageError, WorkError):
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise WorkError(f"{path}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """HDF5 buries the system's reason in its own words: `... (errno = 28, error message = '...', ...`."""
+    text = str(error)
+    found = re.search(r"error message = '([^']*)'", text)
+    return found[1] if found else getattr(error, "strerror", None) or text
+
+
+def _created(partial: Path, layout: Layout) -> h5py.File:
+    # The default libver: a file written with "latest" cannot be opened after its writer was killed.
+    file = h5py.File(partial, "w")
+    samples = layout.main[0]
+    _create_main(file, layout)
+    for name, values in layout.arrays.items():
+        file.create_dataset(name, data=values)
+    for name in layout.facts:
+        dtype, shape = FACTS[name]
+        file.create_dataset(name, (samples, 2, *shape), dtype)
+    file.create_dataset("crc32", (samples, layout.chunk_roles), "<u4")
+    file.create_dataset("checksum", (samples, 2), "<u8")
+    _set_attributes(file, layout)
+    file.flush()
+    return file
+
+
+def _create_main(file: h5py.File, layout: Layout) -> None:
+    file.create_dataset(
+        "main",
+        layout.main,
+        "<f4",
+        chunks=layout.chunk,
+        shuffle=True,
+        compression="gzip",
+        compression_opts=DEFLATE_LEVEL,
+    )
+
+
+def _set_attributes(file: h5py.File, layout: Layout) -> None:
+    for name, value in layout.attributes.items():
+        file.attrs[name] = value
+    file.attrs["toolkit_version"] = __version__
+    file.attrs["identity"] = json.dumps(layout.identity, sort_keys=True)
+
+
+def _resumed(partial: Path, layout: Layout) -> h5py.File | None:
+    """The partial file, opened to go on with what in it is intact; None if there is none, or nothing is."""
+    if not partial.exists():
+        return None
+    try:
+        file = _opened(partial)
+        _check_identity(partial, file, layout.identity)
+        if not _is_begun(file, layout):
+            raise KeyError("not begun whole")
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        return None
+    entries = file["checksum"][:]
+    intact = _intact(file, layout, entries)
+    if (intact == (entries != 0)).all() and _is_sound(file):
+        return file
+    return _salvaged(partial, file, layout, entries * intact)
+
+
+def _opened(partial: Path) -> h5py.File:
+    try:
+        return h5py.File(partial, "r+")
+    except OSError:
+        # A crash amid a flush can leave a file that ends before where its header says: with room there it opens,
+        # and what is not intact in it is seen.
+        os.truncate(partial, partial.stat().st_size + _ROOM)
+        return h5py.File(partial, "r+")
+
+
+def _check_identity(path: Path, file: h5py.File, identity: Mapping[str, Any]) -> None:
+    """Refuse a file that something else shaped, and say what."""
+    found = json.loads(str(file.attrs["identity"]))
+    if identity != found:
+        file.close()
+        raise UsageError(f"{path}: begun with another {differences(identity, found)}; give the same, or delete it")
+
+
+def _is_begun(file: h5py.File, layout: Layout) -> bool:
+    """Whether everything that was known from the beginning is there."""
+    names = {"main", "crc32", "checksum", *layout.arrays, *layout.facts}
+    return names <= set(file) and all(np.array_equal(file[name][:], layout.arrays[name]) for name in layout.arrays)
+
+
+def _is_sound(file: h5py.File) -> bool:
+    """Whether the index of chunks can be walked: one that a crash tore could fail at the next write."""
+    with suppress(OSError, RuntimeError):
+        file["main"].id.chunk_iter(lambda chunk: None)
+        return True
+    return False
+
+
+def _intact(file: h5py.File, layout: Layout, entries: np.ndarray) -> np.ndarray:
+    """(N, 2) bool: the boxes whose chunk and facts are stored as `checksum` says."""
+    facts = {name: file[name][:] for name in layout.facts}
+    intact = np.zeros(entries.shape, bool)
+    for sample, role in np.argwhere(entries).tolist():
+        with suppress(OSError, RuntimeError, KeyError):
+            stored = b""
+            if role < layout.chunk_roles:
+                stored = file["main"].id.read_direct_chunk((sample, role, 0, 0))[1]
+            intact[sample, role] = _entry(stored, _row(facts, sample, role)) == entries[sample, role]
+    return intact
+
+
+def _salvaged(partial: Path, damaged: h5py.File, layout: Layout, entries: np.ndarray) -> h5py.File:
+    """A new partial file with what is intact in a damaged one, in its place."""
+    salvage = partial.with_name(partial.name.replace(".partial.", ".salvage.partial."))
+    with _created(salvage, layout) as file:
+        _copy(damaged, file, layout, np.arange(len(entries)), entries)
+    with suppress(OSError, RuntimeError):
+        damaged.close()
+    os.replace(salvage, partial)
+    return h5py.File(partial, "r+")
+
+
+def _copy(src: h5py.File, dst: h5py.File, layout: Layout, samples: np.ndarray, entries: np.ndarray) -> None:
+    """Copy `samples`, (M,), as they are stored, to a new file of as many: their boxes that have `entries`, (M, 2)."""
+    for place, role in np.argwhere(entries[:, : layout.chunk_roles]).tolist():
+        _, stored = src["main"].id.read_direct_chunk((samples[place], role, 0, 0))
+        dst["main"].id.write_direct_chunk((place, role, 0, 0), stored)
+    for name in (*layout.facts, "crc32"):
+        values = src[name][:][samples]
+        values[entries[:, : values.shape[1]] == 0] = 0
+        dst[name][...] = values
+    dst["checksum"][...] = entries
+
+
+def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> None:
+    """Write a small field file, a shard, at once: `chunks` in the samples' order. It appears whole or not at all."""
+    target = Path(target)
+    # Named for this process: one left behind by a dead run may be at work on the same shard still.
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.h5")
+    try:
+        with _failing(target), h5py.File(partial, "w") as file:
+            _create_main(file, layout)
+            for sample, chunk in enumerate(chunks):
+                file["main"].id.write_direct_chunk((sample, 0, 0, 0), chunk.data)
+            crc32 = np.array([[chunk.crc32] for chunk in chunks], "<u4")
+            for name, values in {**layout.arrays, "crc32": crc32}.items():
+                file.create_dataset(name, data=values)
+            _set_attributes(file, layout)
+        with _failing(target):
+            publish(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_finished(target: PathLike, identity: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether a file is there that the same run finished; one that something else made is a `UsageError`."""
+    target = Path(target)
+    if overwrite or not target.exists():
+        return False
+    data = open_dataset(target)
+    with data.file:
+        if str(data.attributes.get("identity")) != json.dumps(dict(identity), sort_keys=True):
+            raise UsageError(f"{target} is there already, of another origin: take another name, or --overwrite")
+    return True
