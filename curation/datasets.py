@@ -83,7 +83,6 @@ class Dataset:
     """A dataset file opened to read, of this toolkit or an older one, which may hold nothing but `main` or `img`.
 
     main: (N, 2, X, Y). mip: None where the file does not say. arrays: `start` and `translation`, if there.
-    identity: what tells its content from another's, without reading all of it.
     """
 
     path: Path
@@ -94,7 +93,13 @@ class Dataset:
     attributes: Mapping[str, Any]
 
     @property
+    def chunk_roles(self) -> int:
+        """What this toolkit stores a sample in: 2 images, or 1 field, as `crc32` tells."""
+        return int(self.file["crc32"].shape[1]) if "crc32" in self.file else 1
+
+    @property
     def identity(self) -> str:
+        """A hash of what tells this content from another's, without reading all of it."""
         digest = hashlib.sha256(repr((self.main.shape, self.main.dtype.str, self.mip)).encode())
         digest.update(str(self.attributes.get("spec_sha256")).encode())
         digest.update(str(self.attributes.get("identity")).encode())

@@ -10,10 +10,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from .datasets import Chunk, Dataset, Layout, encode, open_dataset
+from .datasets import FACTS, Chunk, Dataset, Layout, encode, open_dataset
 from .errors import UsageError
 from .files import check_folder, check_new, locked
 from .inference import SHARD_NAME
+from .plans import SOURCE, TARGET
 from .writing import Writer
 
 COMMIT_PAIRS = 64
@@ -136,13 +137,16 @@ def check_cover(shards: list[Shard]) -> int:
 def _layout(shards: list[Shard], pairs: int) -> Layout:
     first = shards[0].data
     names = [name for name in first.file if name != "crc32" and _is_known(first.file[name], first.main)]
-    arrays = {name: np.concatenate([shard.data.file[name][:] for shard in shards]) for name in names}
+    arrays = {
+        name: np.concatenate([shard.data.file[name][:] for shard in shards]) for name in names if name not in FACTS
+    }
     attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_SHARD}
     identity = {
         "shards": [[shard.path.name, shard.data.identity] for shard in shards],
         "origin": str(first.attributes.get("identity")),
     }
-    return Layout((pairs, *first.main.shape[1:]), 1, arrays, (), identity, attributes)
+    facts = tuple(name for name in names if name in FACTS)
+    return Layout((pairs, *first.main.shape[1:]), 1, arrays, facts, identity, attributes)
 
 
 def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
@@ -155,13 +159,19 @@ def _copy(shards: list[Shard], writer: Writer) -> None:
     with tqdm(total=len(done), initial=int(done.sum()), desc="pairs", unit="pair") as bar:
         for shard in shards:
             stored_alike = _is_stored_as(shard.data.main, writer.layout)
+            facts = {name: shard.data.file[name][:] for name in writer.layout.facts}
             for pair in range(shard.first, shard.last):
                 if not done[pair]:
-                    writer.put(pair, 0, _chunk(shard.data, pair - shard.first, stored_alike))
-                    writer.put(pair, 1, None)
+                    sample = pair - shard.first
+                    writer.put(pair, SOURCE, _chunk(shard.data, sample, stored_alike), _of(facts, sample, SOURCE))
+                    writer.put(pair, TARGET, None, _of(facts, sample, TARGET))
                     bar.update()
                 if pair % COMMIT_PAIRS == 0:
                     writer.commit()
+
+
+def _of(facts: Mapping[str, np.ndarray], sample: int, role: int) -> dict[str, Any]:
+    return {name: values[sample, role] for name, values in facts.items()}
 
 
 def _is_stored_as(main: h5py.Dataset, layout: Layout) -> bool:

@@ -9,7 +9,7 @@ from cloudvolume import CloudVolume
 
 from .errors import UsageError
 from .files import differences
-from .volumes import NoLayerError, Volume, Volumes, open_layer
+from .volumes import Volume, Volumes
 
 
 class LayerInTheMaking:
@@ -29,22 +29,21 @@ class LayerInTheMaking:
             raise UsageError(f"{path}: {error}") from None
 
     def check(self, identity: Mapping[str, Any], overwrite: bool) -> None:
-        """Refuse to touch a finished layer, or one that something else made, unless told to."""
-        if overwrite:
+        """Refuse to touch a finished layer unless told to, and at all what something else wrote."""
+        state = self._files.get_json("curation.json")
+        if state is None and next(iter(self._files.list()), None) is not None:
+            raise UsageError(f"{self._path}: something is there that make_dataset did not write; take another path")
+        if state is None or overwrite:
             return
-        try:
-            state, there = self._state(), open_layer(self._path)
-        except NoLayerError:
-            return
-        if there is not None and (state is None or state["finished"]):
+        if state["finished"]:
             raise UsageError(f"{self._path} is there already: take another path, or --overwrite to replace it")
-        if state is not None and state["identity"] != dict(identity):
+        if state["identity"] != dict(identity):
             changed = differences(identity, state["identity"])
             raise UsageError(f"{self._path}: begun with another {changed}; give the same, or --overwrite")
 
     def begin(self, identity: Mapping[str, Any], resolution: tuple[float, ...], overwrite: bool) -> np.ndarray:
         """Make the layer, or go on with it; (sections,) bool: those that are done."""
-        if overwrite:
+        if overwrite:  # `check` has seen that this is a layer made here
             self._files.delete(list(self._files.list()))
         self._files.put_json("curation.json", {"identity": dict(identity), "finished": False})
         info = CloudVolume.create_new_info(
@@ -64,9 +63,6 @@ class LayerInTheMaking:
     def finish(self, identity: Mapping[str, Any]) -> None:
         """Say that it is whole."""
         self._files.put_json("curation.json", {"identity": dict(identity), "finished": True})
-
-    def _state(self) -> dict[str, Any] | None:
-        return self._files.get_json("curation.json")
 
     def _is_there(self, volume: Volume, section: int) -> bool:
         try:

@@ -9,7 +9,7 @@ from .boxes import snap
 from .errors import UsageError
 from .files import PathLike, check_new
 from .points import read_points
-from .spec import read_spec, write_spec
+from .spec import FARTHEST, read_spec, write_spec
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def pair_starts(points: np.ndarray, offsets: Sequence[int], permute: bool, max_m
     starts = np.repeat(points[:, None, None, :], 2, axis=2).repeat(len(steps), axis=1)
     starts[..., :2] = snap(starts[..., :2], max_mip)
     starts[..., 2] += np.array(steps)
+    if abs(starts).max(initial=0) > FARTHEST:
+        raise UsageError("points and offsets lead beyond any volume")
     return starts.reshape(-1, 2, 3)
 
 
@@ -87,6 +89,9 @@ def check_offsets(offsets: Sequence[int]) -> None:
         raise UsageError("no offsets: want at least one, such as --offsets -1 -2")
     if 0 in offsets:
         raise UsageError("offset 0 pairs a section with itself: want offsets other than 0")
+    farthest = max(offsets, key=abs)
+    if abs(farthest) > FARTHEST:
+        raise UsageError(f"offset {farthest} leads beyond any volume")
 
 
 def first_occurrences(starts: np.ndarray) -> np.ndarray:

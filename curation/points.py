@@ -91,6 +91,8 @@ def _point(coordinates: Callable[[list[str]], Coordinates], row: list[str], line
 
 def _voxel(text: str) -> int:
     """A coordinate floored to a whole voxel."""
+    if "_" in text:  # Python reads 1_000 as 1000
+        raise ValueError(f"{text!r} is not a coordinate: want a number")
     try:
         value = int(text)
     except ValueError:

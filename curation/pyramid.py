@@ -89,6 +89,10 @@ def content_hash(module: Module) -> str:
     return digest.hexdigest()
 
 
+# Checkpoints hold weights. torch.load then refuses one that would run code as it is unpickled, whoever calls it.
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+
+
 class Aligner:
     """A loaded module on a device, called with numpy arrays."""
 

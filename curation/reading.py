@@ -64,6 +64,7 @@ class Reader:
         yield "image.reference", self.reference, at.window(self.reference.mip)
         for index, mask in enumerate(self.masks):
             yield f"masks[{index}]", mask, box.window(mask.mip)
+            yield f"masks[{index}] over image.reference", mask, at.window(mask.mip)
 
     def read(self, start: tuple[int, int, int]) -> Readings:
         """Read one box, first the field that says where its image is."""

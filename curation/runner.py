@@ -111,7 +111,7 @@ class _Crew(Generic[Unit, Result]):
             kind, *content = pipe.recv()
             if kind == _WANT:
                 self._give(member)
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # OSError: it died amid a message
             self._bury(member)
             return
         if kind == _FAILED:

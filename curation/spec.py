@@ -6,7 +6,7 @@ a box by its centre under the keys x, y, z) and always gives the form below; wri
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,15 +127,15 @@ def parse_spec(content: bytes) -> Spec:
         return msgspec.convert(_modern(msgspec.json.decode(content)), Spec)
     except msgspec.ValidationError as error:
         raise UsageError(str(error)) from None
-    except RecursionError:
-        raise UsageError("nested too deeply for a spec") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"not JSON: {_with_line(error, content)}") from None
 
 
 def _with_line(error: Exception, content: bytes) -> str:
-    """msgspec gives a byte position; a person looks for a line."""
+    """The decoders give a byte position; a person looks for a line."""
     text = str(error)
     head, _, position = text.rstrip(")").partition("(byte ")
-    end = int(position) if position.isdigit() else len(content)
+    end = int(position) if position.isdigit() else getattr(error, "start", len(content))
     line = content.count(b"\n", 0, end) + 1
     return f"{head.strip() or text}, line {line}"
 
@@ -173,17 +173,16 @@ def check_levels(spec: Spec) -> None:
     """Refuse levels that cannot be read or would not line up."""
     if spec.dst_mip > spec.max_mip:
         raise UsageError(f"dst_mip {spec.dst_mip} is above max_mip {spec.max_mip}: want dst_mip <= max_mip")
-    references = {"image": image_reference(spec)}
     if spec.field is not None:
-        references["field"] = field_reference(spec)
+        reference = field_reference(spec)
         _check_not_finer("field.src_mip", spec.field.src_mip, "dst_mip", spec.dst_mip)
-        reference = references["field"]
         _check_not_finer("field.reference.src_mip", reference.src_mip, "field.reference.dst_mip", reference.dst_mip)
-    for name, reference in references.items():
-        if min(reference.src_mip, reference.dst_mip) > spec.max_mip:
-            raise UsageError(f"{name}.reference is read above max_mip {spec.max_mip}: starts do not line up there")
-    if spec.field is not None:
-        _check_shiftable(spec)
+    for name, src_mip, dst_mip, step, why in _readings(spec):
+        if min(src_mip, dst_mip) > step:
+            raise UsageError(
+                f"{name} {src_mip}, wanted at MIP {dst_mip}: {why}, no whole pixels at MIP {min(src_mip, dst_mip)}: "
+                f"want one of them at most {step}"
+            )
 
 
 def _check_not_finer(name: str, src_mip: int, wanted_name: str, wanted: int) -> None:
@@ -191,21 +190,28 @@ def _check_not_finer(name: str, src_mip: int, wanted_name: str, wanted: int) -> 
         raise UsageError(f"{name} {src_mip} is finer than {wanted_name} {wanted}: a field is never read finer")
 
 
-def _check_shiftable(spec: Spec) -> None:
-    """Boxes are shifted by multiples of 2^(field.reference.src_mip): those must be whole where images are read."""
-    step = field_reference(spec).src_mip
-    reference = image_reference(spec)
-    readings = [("image.src_mip", spec.image.src_mip, spec.dst_mip)]
-    readings += [("image.reference.src_mip", reference.src_mip, reference.dst_mip)]
-    for index, mask in enumerate(spec.masks):
-        readings += [(f"masks[{index}].src_mip", mask.src_mip, spec.dst_mip)]
-        readings += [(f"masks[{index}].src_mip", mask.src_mip, reference.dst_mip)]
-    for name, src_mip, dst_mip in readings:
-        if min(src_mip, dst_mip) > step:
-            raise UsageError(
-                f"{name} {src_mip}: boxes are shifted by multiples of 2^{step} voxels, by field.reference.src_mip, "
-                f"no whole pixels at MIP {min(src_mip, dst_mip)}: want a field.reference.src_mip of at least that"
+def _readings(spec: Spec) -> Iterator[tuple[str, int, int, int, str]]:
+    """Whatever is read: its name, the levels it is read and wanted at, and the level and reason of its box's steps.
+
+    Starts are multiples of 2^max_mip; the boxes of images and masks are shifted by multiples of 2^(src_mip of the
+    field's reference) besides. Those steps must be whole pixels at the coarser of the levels that a reading keeps.
+    """
+    step, why = spec.max_mip, f"boxes start at multiples of 2^{spec.max_mip} voxels, by max_mip"
+    if spec.field is not None:
+        field = field_reference(spec)
+        yield "field.src_mip", spec.field.src_mip, spec.dst_mip, step, why
+        yield "field.reference.src_mip", field.src_mip, field.dst_mip, step, why
+        if field.src_mip < step:
+            step, why = (
+                field.src_mip,
+                f"boxes are shifted by multiples of 2^{field.src_mip}, by field.reference.src_mip",
             )
+    reference = image_reference(spec)
+    yield "image.src_mip", spec.image.src_mip, spec.dst_mip, step, why
+    yield "image.reference.src_mip", reference.src_mip, reference.dst_mip, step, why
+    for index, mask in enumerate(spec.masks):
+        yield f"masks[{index}].src_mip", mask.src_mip, spec.dst_mip, step, why
+        yield f"masks[{index}].src_mip", mask.src_mip, reference.dst_mip, step, why
 
 
 def check_pairs(spec: Spec) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 import cloudfiles.cloudfiles
 import cloudfiles.interfaces
 import requests
+from cloudfiles.compression import decompress
+from cloudvolume.datasource.precomputed.image import rx
 from cloudvolume.exceptions import EmptyVolumeException
 
+LONGEST_NOTHING = 64  # bytes: no compression makes more of nothing
 CONNECTIONS = 32  # kept open to a server
 TIMEOUT_S = (10, 60)  # to connect, and between two bytes of an answer
 
@@ -36,7 +39,8 @@ class StrictHttpInterface(cloudfiles.interfaces.HttpInterface):
             response.raise_for_status()
             response.raw.decode_content = False
             content = response.raw.read()
-            return _not_empty(content, url), response.headers.get("Content-Encoding"), None, None
+            encoding = response.headers.get("Content-Encoding")
+            return _not_empty(content, encoding, url), encoding, None, None
 
 
 def _strict(interface: Any) -> Any:
@@ -44,14 +48,15 @@ def _strict(interface: Any) -> Any:
     read_once = getattr(interface.get_file, "__wrapped__", interface.get_file)
 
     def get_file(self: Any, file_path: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        content, *rest = read_once(self, file_path, *args, **kwargs)
-        return _not_empty(content, file_path), *rest
+        content, encoding, *rest = read_once(self, file_path, *args, **kwargs)
+        return _not_empty(content, encoding, file_path), encoding, *rest
 
     return type(f"Strict{interface.__name__}", (interface,), {"get_file": get_file})
 
 
-def _not_empty(content: bytes | None, name: str) -> bytes | None:
-    if content is not None and len(content) == 0:
+def _not_empty(content: bytes | None, encoding: str | None, name: str) -> bytes | None:
+    """What was read, unless there is nothing in it, compressed or not: nothing that is stored is empty."""
+    if content is not None and len(content) < LONGEST_NOTHING and not decompress(content, encoding, name):
         raise DamagedError(f"{name} came back empty")
     return content
 
@@ -63,16 +68,26 @@ def install() -> None:
         if interface.__name__.startswith("Strict"):
             continue
         table[protocol] = StrictHttpInterface if protocol in ("http", "https") else _strict(interface)
+    # CloudVolume prints each failure to decode to stdout, where results go; the failure itself is raised as well.
+    rx.print = lambda *words: None
 
 
 def is_denied(error: BaseException) -> bool:
     """Whether a store, or the file system, refused access: 401 or 403 in any of the clients' spellings."""
     if isinstance(error, PermissionError):
         return True
-    status = getattr(getattr(error, "response", None), "status_code", None)  # requests
-    if isinstance(getattr(error, "response", None), dict):  # botocore
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")  # type: ignore[attr-defined]
-    return (status or getattr(error, "code", None)) in (401, 403)  # code: google.api_core
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:  # requests; google.api_core
+        status = getattr(response, "status_code", None) or getattr(error, "code", None)
+    return status in (401, 403)
+
+
+def is_from_store(error: BaseException) -> bool:
+    """Whether an error comes from asking a store, not from what it answered."""
+    clients = {"requests", "urllib3", "google", "botocore", "boto3"}
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
 
 
 def is_transient(error: BaseException) -> bool:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import cloudfiles.exceptions
 import numpy as np
 import tenacity
 from cloudvolume import Bbox, CloudVolume
@@ -25,7 +24,7 @@ from cloudvolume.exceptions import EmptyVolumeException, InfoError
 
 from .boxes import Window
 from .errors import UsageError, WorkError
-from .stores import CONNECTIONS, install, is_denied, is_transient
+from .stores import CONNECTIONS, install, is_denied, is_from_store, is_transient
 
 CACHE_BYTES = 256 * 2**20
 ATTEMPTS = 6
@@ -115,9 +114,11 @@ class Volume:
         """The chunk at `start`, (X, Y, Z, C), or None if the store does not have it. One attempt."""
         stop = tuple(min(low + size, end) for low, size, end in zip(start, self.chunk, self.stop, strict=True))
         try:
-            return np.asarray(self._layer.download(Bbox(start, stop), mip=self.mip))
+            chunk = np.asarray(self._layer.download(Bbox(start, stop), mip=self.mip))
         except EmptyVolumeException:
             return None
+        # n5 is big-endian (its specification says so), but CloudVolume 12.15 reads it as little-endian.
+        return chunk.byteswap() if self._layer.meta.path.format == "n5" else chunk
 
     def _inside(self, window: Window) -> list[tuple[int, int]]:
         return [
@@ -196,18 +197,20 @@ class Volumes:
 
 
 def open_layer(path: str) -> CloudVolume:
+    """The layer at a path; `NoLayerError` if there is none that can be read. One attempt."""
     try:
-        return CloudVolume(path, bounded=False, fill_missing=False, progress=False, parallel=1, cache=False)
+        layer = CloudVolume(path, bounded=False, fill_missing=False, progress=False, parallel=1, cache=False)
     except InfoError:
         raise NoLayerError(f"{path}: no CloudVolume layer there (no info file)") from None
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        ModuleNotFoundError,
-        cloudfiles.exceptions.UnsupportedProtocolError,
-    ) as error:
+    except Exception as error:
+        if is_from_store(error):
+            raise
         raise NoLayerError(f"{path}: not a CloudVolume layer ({type(error).__name__}: {error})") from None
+    offset = _ints(layer.mip_voxel_offset(0))
+    if layer.meta.path.format == "zarr3" and offset != offset[::-1]:
+        # CloudVolume 12.15 takes a translation, which zarr gives in the order z, y, x, for one in x, y, z.
+        raise NoLayerError(f"{path}: a zarr v3 layer with a translation, which CloudVolume misplaces")
+    return layer
 
 
 class _ChunkCache:

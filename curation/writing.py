@@ -206,7 +206,7 @@ def _resumed(partial: Path, layout: Layout) -> h5py.File | None:
             raise
         return None
     entries = file["checksum"][:]
-    intact = _intact(file, layout, entries)
+    intact = intact_boxes(file)
     if (intact == (entries != 0)).all() and _is_sound(file):
         return file
     return _salvaged(partial, file, layout, entries * intact)
@@ -244,14 +244,16 @@ def _is_sound(file: h5py.File) -> bool:
     return False
 
 
-def _intact(file: h5py.File, layout: Layout, entries: np.ndarray) -> np.ndarray:
+def intact_boxes(file: h5py.File) -> np.ndarray:
     """(N, 2) bool: the boxes whose chunk and facts are stored as `checksum` says."""
-    facts = {name: file[name][:] for name in layout.facts}
+    entries = file["checksum"][:]
+    chunk_roles = file["crc32"].shape[1]
+    facts = {name: file[name][:] for name in FACTS if name in file}
     intact = np.zeros(entries.shape, bool)
     for sample, role in np.argwhere(entries).tolist():
         with suppress(OSError, RuntimeError, KeyError):
             stored = b""
-            if role < layout.chunk_roles:
+            if role < chunk_roles:
                 stored = file["main"].id.read_direct_chunk((sample, role, 0, 0))[1]
             intact[sample, role] = _entry(stored, _row(facts, sample, role)) == entries[sample, role]
     return intact

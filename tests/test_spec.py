@@ -317,13 +317,13 @@ def test_field_may_be_read_at_the_level_wanted(read: Read) -> None:
 
 def test_reference_where_starts_do_not_line_up_is_refused(refusal: Refusal) -> None:
     why = refusal(changed({("image", "reference", "src_mip"): 4, ("image", "reference", "dst_mip"): 4}))
-    assert why.startswith("image.reference is read above max_mip 3")
+    assert why.startswith("image.reference.src_mip 4, wanted at MIP 4: boxes start at multiples of 2^3 voxels")
 
 
 def test_shifts_between_the_pixels_of_the_image_are_refused(refusal: Refusal) -> None:
     shifts: dict[tuple[str | int, ...], Any] = {("field", "reference", "src_mip"): 1}
     why = refusal(changed({**shifts, ("field", "reference", "dst_mip"): 1}))
-    assert why.startswith("image.reference.src_mip 2: boxes are shifted by multiples of 2^1")
+    assert why.startswith("image.reference.src_mip 2, wanted at MIP 2: boxes are shifted by multiples of 2^1")
 
 
 # Pairs

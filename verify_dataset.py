@@ -1,0 +1,35 @@
+"""Read dataset files back, and hold them against what they promise.
+
+    python verify_dataset.py dataset/*.h5
+
+Every chunk is read; checked are each image's and field's CRC-32, the facts stored with them, their ranges, and the
+hash of the spec. Fields of older tools (LZF and scaleoffset) are searched for NaN that became numbers. A line a fault
+on stdout; exit code 0 if there is none, else 1.
+"""
+
+import argparse
+import sys
+
+from curation import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__)
+    made.add_argument("path", nargs="+", metavar="FILE", help="image or field files")
+    return made
+
+
+def main(args: argparse.Namespace) -> None:
+    from curation.verifying import faults
+
+    found = False
+    for path in args.path:
+        for fault in faults(path):
+            found = True
+            print(fault, flush=True)
+    if found:
+        sys.exit(cli.WORK_FAILED)
+
+
+if __name__ == "__main__":
+    cli.run(parser(), main)
