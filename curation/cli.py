@@ -11,8 +11,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import UsageError, WorkError
 
@@ -46,7 +47,18 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
             traceback.print_exc()
         code, message = _outcome(error)
         print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
-        sys.exit(code)
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process: at once if HDF5 still has files open, which it could not write or close."""
+    h5py = sys.modules.get("h5py")
+    if h5py is not None and h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_ALL):
+        with suppress(OSError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # HDF5 would try again as the interpreter ends, and crash
+    sys.exit(code)
 
 
 def _outcome(error: BaseException) -> tuple[int, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import fields, runner, samples
-from .datasets import Chunk, encode
+from .datasets import Chunk, encode, encode_grey
 from .layers import open_for_writing, upload_section
 from .plans import SOURCE, TARGET, CutBox, runs_of
 from .reading import Reader, Readings
@@ -24,8 +24,6 @@ from .writing import Writer
 READ_AHEAD = 8  # boxes read while one is computed, from stores worth waiting for
 COMMIT_BYTES = 64 * 2**20  # written, or ...
 COMMIT_S = 5.0  # ... time passed, between two commits: what a crash can lose
-
-PRELOAD = ("cloudvolume", "h5py", "isal", "msgspec")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class CutWork:
         roles = {place.role for place in box.places}
         source = target = residual = None
         if SOURCE in roles or readings.residual is None:
-            source = encode(sample.image)
+            source = encode_grey(sample.image)
         if SOURCE in roles and readings.residual is not None:
             residual = encode(fields.rounded(readings.residual, self.decimals))
         if TARGET in roles:
@@ -146,7 +144,7 @@ def drive(work: runner.Work[CutBox, Cut], boxes: Sequence[CutBox], workers: int,
     runs = runs_of(boxes, workers)
     numbered = [box for run in runs for box in run]
     with tqdm(total=len(boxes), desc="boxes", unit="box") as bar:
-        for number, cut in runner.run(work, runs, workers, preload=PRELOAD):
+        for number, cut in runner.run(work, runs, workers):
             put(numbered[number], cut)
             retries += cut.retries
             bar.update()

@@ -20,6 +20,7 @@ from .files import PathLike
 
 ROLES = ("source", "target")
 DEFLATE_LEVEL = 1
+WITHOUT_SHUFFLE = 1  # HDF5's filter mask: the first filter of `main` is shuffle, the second gzip
 
 # What is known of each sample's two boxes: (N, 2, *shape) datasets.
 FACTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -39,10 +40,14 @@ FIELD_FACTS = ("translation", "no_vector")
 
 @dataclass(frozen=True)
 class Chunk:
-    """An encoded image or field. crc32: of its values, as float32, little-endian, C order."""
+    """An encoded image or field. crc32: of its values, as float32, little-endian, C order.
+
+    skipped: HDF5's filter mask, whose bits name the filters that this chunk has not been through.
+    """
 
     data: bytes
     crc32: int
+    skipped: int = 0
 
 
 def encode(values: np.ndarray) -> Chunk:
@@ -53,6 +58,15 @@ def encode(values: np.ndarray) -> Chunk:
     values = np.ascontiguousarray(values, "<f4")
     shuffled = np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(-1, 4).T)
     return Chunk(isal_zlib.compress(shuffled, DEFLATE_LEVEL), isal_zlib.crc32(values))
+
+
+def encode_grey(values: np.ndarray) -> Chunk:
+    """An image as it was read, of a few hundred grey values: deflated without shuffling, in half the space.
+
+    Its four-byte numbers repeat as wholes, which shuffling would tear apart.
+    """
+    values = np.ascontiguousarray(values, "<f4")
+    return Chunk(isal_zlib.compress(values, DEFLATE_LEVEL), isal_zlib.crc32(values), WITHOUT_SHUFFLE)
 
 
 @dataclass(frozen=True)

@@ -37,19 +37,23 @@ def upsample(array: np.ndarray, factor: int) -> np.ndarray:
     """
     if factor == 1:
         return array
-    return _upsample_last(_upsample_last(array.swapaxes(-1, -2), factor).swapaxes(-1, -2), factor)
+    # Along y first, while there are few rows; then along x, where whole rows are written at once.
+    along_y = _upsample_rows(array.swapaxes(-1, -2), factor).swapaxes(-1, -2)
+    return _upsample_rows(np.ascontiguousarray(along_y), factor)
 
 
-def _upsample_last(array: np.ndarray, factor: int) -> np.ndarray:
-    before = np.concatenate([array[..., :1], array[..., :-1]], axis=-1)
-    after = np.concatenate([array[..., 1:], array[..., -1:]], axis=-1)
-    finer = np.empty((*array.shape, factor), np.float32)
+def _upsample_rows(array: np.ndarray, factor: int) -> np.ndarray:
+    """(..., X, Y) to (..., X * factor, Y)."""
+    before = np.concatenate([array[..., :1, :], array[..., :-1, :]], axis=-2)
+    after = np.concatenate([array[..., 1:, :], array[..., -1:, :]], axis=-2)
+    *rest, x_size, y_size = array.shape
+    finer = np.empty((*rest, x_size, factor, y_size), np.float32)
     for phase in range(factor):
         offset = np.float32((phase + 0.5) / factor - 0.5)
         neighbour, weight = (before, -offset) if offset < 0 else (after, offset)
-        np.multiply(array, 1 - weight, out=finer[..., phase])
-        finer[..., phase] += weight * neighbour
-    return finer.reshape(*array.shape[:-1], -1)
+        np.multiply(array, 1 - weight, out=finer[..., phase, :])
+        finer[..., phase, :] += weight * neighbour
+    return finer.reshape(*rest, x_size * factor, y_size)
 
 
 def average(array: np.ndarray, factor: int) -> np.ndarray:
@@ -70,6 +74,9 @@ def _blocks(array: np.ndarray, factor: int) -> np.ndarray:
 
 def mean_finite_vector(field: np.ndarray) -> np.ndarray | None:
     """The mean of the vectors whose two components are both finite, (2,) float64; None if there are none."""
+    total = field.sum(axis=(1, 2), dtype=np.float64)  # no sum of float32 overflows float64
+    if np.isfinite(total).all():
+        return total / field[0].size
     finite = np.isfinite(field).all(axis=0)
     if not finite.any():
         return None
@@ -144,7 +151,7 @@ def rounded(field: np.ndarray, decimals: int | None) -> np.ndarray:
     if decimals is None:
         return field
     result = np.round(field, decimals)
-    large = np.abs(field) > _LARGE
-    if large.any():
+    if not -_LARGE < field.min(initial=0) <= field.max(initial=0) < _LARGE:  # so too if there is NaN
+        large = np.abs(field) > _LARGE
         result[large] = np.round(field[large].astype(np.float64), decimals)
     return result

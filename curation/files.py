@@ -88,7 +88,9 @@ def _is_there(lock: Path, file: TextIO) -> bool:
 
 def differences(identity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """The names under which two identities, of what shaped a file, differ."""
-    return ", ".join(sorted(name for name in {*identity, *found} if identity.get(name) != found.get(name)))
+    absent = object()  # is not None, which either may hold
+    names = {*identity, *found}
+    return ", ".join(sorted(name for name in names if identity.get(name, absent) != found.get(name, absent)))
 
 
 def publish(temporary: Path, target: Path) -> None:

@@ -152,7 +152,7 @@ def _generate(
     work = InferenceWork(options, module, tuple(devices), identity, threads)
     failures: list[str] = []
     with tqdm(total=pairs, initial=made.resumed, desc="pairs", unit="pair") as bar:
-        for number, done in runner.run(work, [[shard] for shard in shards], len(devices), preload=("torch", "h5py")):
+        for number, done in runner.run(work, [[shard] for shard in shards], len(devices)):
             made.not_run += done.not_run
             made.with_nonfinite += done.with_nonfinite
             failures += done.failures

@@ -183,7 +183,6 @@ def _is_stored_as(main: h5py.Dataset, layout: Layout) -> bool:
 def _chunk(data: Dataset, sample: int, stored_alike: bool) -> Chunk:
     crc32: Mapping[str, Any] = data.file
     if stored_alike and "crc32" in crc32:
-        filter_mask, stored = data.main.id.read_direct_chunk((sample, 0, 0, 0))
-        if filter_mask == 0:
-            return Chunk(stored, int(crc32["crc32"][sample, 0]))
+        skipped, stored = data.main.id.read_direct_chunk((sample, 0, 0, 0))
+        return Chunk(stored, int(crc32["crc32"][sample, 0]), skipped)
     return encode(data.main[sample])

@@ -18,7 +18,7 @@ from .reading import Reader, check_boxes, check_volumes
 from .report import Report, report_of
 from .spec import Spec, read_spec, sha256
 from .volumes import Volumes
-from .writing import Writer, is_finished
+from .writing import Writer, is_finished, partial_path
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ def _make_files(spec: Spec, options: Options) -> Report | Plan:
             stack.enter_context(locked(targets[0]))
         pairs = list(zip(targets, layouts, strict=True))
         finished = [is_finished(target, layout.identity, options.overwrite) for target, layout in pairs]
+        for target in (target for target, is_done in zip(targets, finished, strict=True) if is_done):
+            if not options.dry_run:  # a run that was killed right after it finished leaves its partial file
+                partial_path(target).unlink(missing_ok=True)
         if all(finished):
             raise UsageError(f"{targets[0]} is there already, finished: --overwrite replaces it")
         reader = _checked_reader(spec, starts, options)
@@ -96,7 +99,12 @@ def _targets(spec: Spec, starts: np.ndarray, options: Options) -> list[Path]:
 def _layouts(spec: Spec, starts: np.ndarray, options: Options) -> list[Layout]:
     """Of the image file and, if the spec has a field, of the field file."""
     text = spec.text()
-    identity = {"spec_sha256": sha256(text), "field_decimals": options.decimals, "min_valid": options.min_valid}
+    identity = {
+        "spec_sha256": sha256(text),
+        "field_decimals": options.decimals,
+        "min_valid": options.min_valid,
+        "missing": options.missing,
+    }
     attributes: dict[str, Any] = {"spec": text, "spec_sha256": sha256(text), "mip": spec.dst_mip, "anchor": "start"}
     if options.min_valid is not None:
         attributes["min_valid"] = options.min_valid
@@ -148,7 +156,7 @@ def _kept(images: Writer | None, target: Path, pairs: int, min_valid: float | No
 
 def _make_layer(spec: Spec, options: Options) -> Report | Plan:
     starts = spec.starts()
-    identity = {"spec_sha256": sha256(spec.text())}
+    identity = {"spec_sha256": sha256(spec.text()), "missing": options.missing}
     layer = LayerInTheMaking(options.dst_path, (spec.x_size, spec.y_size), starts.shape[0] * 2)
     layer.check(identity, options.overwrite)
     reader = _checked_reader(spec, starts, options)

@@ -1,6 +1,6 @@
 """Reading what a spec wants of one box, and checking beforehand that it can be read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ class Reader:
 
     def __init__(self, spec: Spec, volumes: Volumes) -> None:
         self._spec = spec
+        volumes.open_layers(spec.paths())
         self.image = volumes.open(spec.image.path, spec.image.src_mip)
         self._image_reference = image_reference(spec)
         self.reference = volumes.open(self._image_reference.path, self._image_reference.src_mip)
@@ -90,9 +91,9 @@ class Reader:
         if self.field is None or self.field_reference is None:
             return Translation(0, 0, found=True), None
         at_reference = _reference_box(self._field_reference, box)
-        reference = reading.vectors(self.field_reference, at_reference)
-        shift = samples.translation(reference, self.field_reference.mip)
-        return shift, samples.residual(reading.vectors(self.field, box), shift, box.mip)
+        shift = samples.translation(reading.vectors(self.field_reference, at_reference), self.field_reference.mip)
+        # Interpolation is linear, so the shift can be taken out first, where there are few vectors.
+        return shift, reading.vectors(self.field, box, lambda field: samples.residual(field, shift, box.mip))
 
     def _reference_is_own(self, box: Box) -> bool:
         own = _reference_box(self._image_reference, box) == box
@@ -121,10 +122,13 @@ class _Reading:
         values = self._read(volume, window)
         return fields.to_level(values[0], volume.mip, box.mip, box.shape, window.crop)
 
-    def vectors(self, volume: Volume, box: Box) -> np.ndarray:
+    def vectors(
+        self, volume: Volume, box: Box, before: Callable[[np.ndarray], np.ndarray] = lambda field: field
+    ) -> np.ndarray:
+        """(2, X, Y): a field over a box. before: done to it before it is brought to the box's level."""
         window = box.window(volume.mip)
-        values = self._read(volume, window)
-        return fields.to_level(values, volume.mip, box.mip, box.shape, window.crop)
+        field = before(self._read(volume, window).astype(np.float32))
+        return fields.to_level(field, volume.mip, box.mip, box.shape, window.crop)
 
     def mask(self, volume: Volume, box: Box, threshold: float) -> np.ndarray:
         window = box.window(volume.mip)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +30,10 @@ Work = Callable[[int, Iterator[tuple[int, Unit]]], Iterator[tuple[int, Result]]]
 
 DEATHS_ALLOWED = 2  # of workers, while any one unit is in their hands
 
+# Not fork: a fork of a process with threads may inherit a locked lock, and would keep the other workers' pipes open,
+# so that their ends would not show.
+_CONTEXT = multiprocessing.get_context("forkserver")
+
 _WANT, _RESULT, _FAILED = "want", "result", "failed"
 
 
@@ -36,18 +41,23 @@ def run(
     work: "Work[Unit, Result]",
     runs: Sequence[Sequence[Unit]],
     workers: int,
-    preload: Sequence[str] = (),
 ) -> Iterator[tuple[int, Result]]:
     """Results as they come, each with its unit's number: its place among the units of all runs laid end to end.
 
-    One worker is this process itself; more are processes of their own, which are given `work` pickled and find the
-    modules in `preload` imported. `work`'s first argument is the worker's number. What `work` raises is raised here.
+    One worker is this process itself; more are processes of their own, which are given `work` pickled. `work`'s first
+    argument is the worker's number. What `work` raises is raised here.
     """
     numbered = _number(runs)
     workers = min(workers, len(runs))
     if workers <= 1:
         return work(0, (item for run in numbered for item in run))
-    return _Crew(work, numbered, workers, preload).results()
+    return _Crew(work, numbered, workers).results()
+
+
+def warm_up(*modules: str) -> None:
+    """Start the process that workers are forked from. It imports `modules`, once for all, while this one goes on."""
+    _CONTEXT.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
 
 
 def _number(runs: Sequence[Sequence[Unit]]) -> list[list[tuple[int, Unit]]]:
@@ -73,19 +83,13 @@ def ahead(function: Callable[[Unit], Result], units: Iterable[Unit], depth: int)
 
 
 class _Crew(Generic[Unit, Result]):
-    def __init__(
-        self, work: "Work[Unit, Result]", runs: list[list[tuple[int, Unit]]], workers: int, preload: Sequence[str]
-    ) -> None:
+    def __init__(self, work: "Work[Unit, Result]", runs: list[list[tuple[int, Unit]]], workers: int) -> None:
         self._work = work
         self._waiting = deque(runs)
         self._left = sum(map(len, runs))
         self._workers = workers
         self._members: dict[Connection, _Member[Unit]] = {}
         self._deaths: dict[int, int] = {}
-        # Not fork: a fork of a process with threads may inherit a locked lock, and would keep the other workers'
-        # pipes open, so that their ends would not show.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
 
     def results(self) -> Iterator[tuple[int, Result]]:
         try:
@@ -99,8 +103,8 @@ class _Crew(Generic[Unit, Result]):
                 member.dismiss()
 
     def _hire(self, number: int) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, number, self._work), daemon=True)
+        ours, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=_serve, args=(theirs, number, self._work), daemon=True)
         process.start()
         theirs.close()  # so that the worker's death closes the pipe
         self._members[ours] = _Member(number, process, ours)

@@ -89,6 +89,16 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
         )
         return np.fromiter(numbers, np.int64, count=6 * len(self.pairs)).reshape(-1, 2, 3)
 
+    def paths(self) -> list[str]:
+        """The cloud paths of all layers."""
+        layers: list[Layer] = [layer for layer in (self.image, self.field) if layer is not None]
+        references = [layer.reference for layer in layers if layer.reference is not None]
+        return [
+            *(layer.path for layer in layers),
+            *(each.path for each in references),
+            *(mask.path for mask in self.masks),
+        ]
+
     def text(self) -> str:
         """The spec as JSON, the same for the same spec: what a dataset file stores and hashes."""
         return msgspec.json.encode(self).decode()

@@ -11,7 +11,7 @@ import numpy as np
 from . import runner
 from .boxes import Box
 from .cutting import READ_AHEAD, Cut, Sink, drive
-from .datasets import FACTS, Chunk, Layout, encode, image_name
+from .datasets import FACTS, Chunk, Layout, encode_grey, image_name
 from .errors import UsageError
 from .files import check_folder, locked
 from .plans import SOURCE, TARGET, CutBox, Plan, distinct_boxes, free_bytes
@@ -79,10 +79,11 @@ def download_image(options: Options) -> "Downloaded | Plan":
         Patch(options.cv_path, mip, size, options.cv_path_defects, options.mask_val or 0)
         for mip, size in zip(options.mips, options.patch_sizes, strict=True)
     ]
-    layouts = [_layout(patch, starts) for patch in patches]
+    layouts = [_layout(patch, starts, options.missing) for patch in patches]
     with ExitStack() as stack:
         if not options.dry_run:
-            stack.enter_context(locked(targets[0]))
+            for target in targets:
+                stack.enter_context(locked(target))
         files = list(zip(patches, targets, layouts, strict=True))
         finished = [is_finished(target, layout.identity, options.overwrite) for _, target, layout in files]
         if all(finished):
@@ -157,7 +158,7 @@ def _plan(options: Options, patches: list[Patch], targets: list[Path], starts: n
     )
 
 
-def _layout(patch: Patch, starts: np.ndarray) -> Layout:
+def _layout(patch: Patch, starts: np.ndarray, missing: str) -> Layout:
     identity: dict[str, Any] = {
         "cv_path": patch.cv_path,
         "cv_path_defects": patch.defects,
@@ -166,6 +167,7 @@ def _layout(patch: Patch, starts: np.ndarray) -> Layout:
         "sections": len(starts),
         "mip": patch.mip,
         "patch_size": patch.size,
+        "missing": missing,
     }
     attributes = {"mip": patch.mip, "anchor": "start", "cv_path": patch.cv_path}
     shape = (len(starts), 2, patch.size, patch.size)
@@ -205,7 +207,7 @@ class StretchWork:
         if len(cutouts) > 1:
             masked = cutouts[1].values[0] >= self.patch.mask_val
         image[masked] = 0
-        return encode(image), {
+        return encode_grey(image), {
             "translation": (0, 0),
             "mean": 0.0,
             "std": 1.0,

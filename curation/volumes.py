@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -161,6 +161,12 @@ class Volumes:
             have = ", ".join(str(level) for level in layer.available_mips)
             raise UsageError(f"{path} has no MIP {mip}: it has {have}")
         return Volume(self, layer, path, mip)
+
+    def open_layers(self, paths: Iterable[str]) -> None:
+        """Open several layers at once: each takes a few requests, one after the other."""
+        wanted = list(dict.fromkeys(paths))
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            self._layers.update(zip(wanted, pool.map(self._open_layer, wanted), strict=True))
 
     def take_retries(self) -> int:
         """How many readings had to be tried again since this was last asked."""

@@ -9,6 +9,7 @@ the disk and renamed. `checksum` stays in it, for verify_dataset.py.
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -44,7 +45,7 @@ class Writer:
         self.target = Path(target)
         self.layout = layout
         self._partial = partial_path(target)
-        with _failing(self._partial):
+        with _failing(self._partial), _quiet_hdf5():
             self._file = _resumed(self._partial, layout) or _created(self._partial, layout)
             self._entries = self._file["checksum"][:]
             self._crc32 = self._file["crc32"][:]
@@ -58,12 +59,13 @@ class Writer:
         """Leave the file as it is, to be resumed. An error on the way here is not hidden by another one."""
         if not self._file:
             return
-        try:
-            with suppress(WorkError) if kind else nullcontext():
-                self.commit()
-        finally:
-            with suppress(OSError, RuntimeError):  # after a failed write HDF5 may not close in order either
-                self._file.close()
+        with _quiet_hdf5() if kind else nullcontext():
+            try:
+                with suppress(WorkError) if kind else nullcontext():
+                    self.commit()
+            finally:
+                with suppress(OSError, RuntimeError):  # after a failed write HDF5 may not close in order either
+                    self._file.close()
 
     @property
     def done(self) -> np.ndarray:
@@ -74,12 +76,12 @@ class Writer:
         """Store what a box of a sample gives to this file: its chunk, if it has one, and what is known of it."""
         if chunk is not None:
             with _failing(self._partial):
-                self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data)
+                self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data, chunk.skipped)
             self._crc32[sample, role] = chunk.crc32
         for name in self.layout.facts:
             self.facts[name][sample, role] = facts[name] if facts else 0
-        row = _row(self.facts, sample, role)
-        self._entries[sample, role] = _entry(chunk.data if chunk else b"", row)
+        row = _row(self.facts, self._crc32, sample, role)
+        self._entries[sample, role] = _entry(chunk.data, chunk.skipped, row) if chunk else _entry(b"", 0, row)
         self._touched.add(sample)
 
     def commit(self) -> None:
@@ -129,13 +131,26 @@ class Writer:
         self._partial.unlink()
 
 
-def _row(facts: Mapping[str, np.ndarray], sample: int, role: int) -> bytes:
-    return b"".join(np.asarray(values[sample, role]).tobytes() for _, values in sorted(facts.items()))
+@contextmanager
+def _quiet_hdf5() -> Iterator[None]:
+    """After a failed write each of h5py's objects tells of it again as it goes, past all handlers: not to the user."""
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook, sys.unraisablehook = lambda *error: None, lambda error: None
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
 
 
-def _entry(stored: bytes, row: bytes) -> int:
-    """What `checksum` says of a box: its stored chunk and its facts are those that have this CRC-32."""
-    return _WRITTEN | isal_zlib.crc32(row, isal_zlib.crc32(stored))
+def _row(facts: Mapping[str, np.ndarray], crc32: np.ndarray, sample: int, role: int) -> bytes:
+    """What is known of a box, as bytes. crc32: (N, 1) in a field file, where the target has none."""
+    known = [values[sample, role] for _, values in sorted(facts.items())]
+    return b"".join(np.asarray(value).tobytes() for value in [*known, crc32[sample, role : role + 1]])
+
+
+def _entry(stored: bytes, skipped: int, row: bytes) -> int:
+    """What `checksum` says of a box: its stored chunk, its filter mask and its facts are those with this CRC-32."""
+    return _WRITTEN | isal_zlib.crc32(row + skipped.to_bytes(4, "little"), isal_zlib.crc32(stored))
 
 
 @contextmanager
@@ -159,6 +174,12 @@ def _cause(error: Exception) -> str:
 def _created(partial: Path, layout: Layout) -> h5py.File:
     # The default libver: a file written with "latest" cannot be opened after its writer was killed.
     file = h5py.File(partial, "w")
+    _begin(file, layout)
+    file.flush()
+    return file
+
+
+def _begin(file: h5py.File, layout: Layout) -> None:
     samples = layout.main[0]
     _create_main(file, layout)
     for name, values in layout.arrays.items():
@@ -169,8 +190,6 @@ def _created(partial: Path, layout: Layout) -> h5py.File:
     file.create_dataset("crc32", (samples, layout.chunk_roles), "<u4")
     file.create_dataset("checksum", (samples, 2), "<u8")
     _set_attributes(file, layout)
-    file.flush()
-    return file
 
 
 def _create_main(file: h5py.File, layout: Layout) -> None:
@@ -199,22 +218,23 @@ def _resumed(partial: Path, layout: Layout) -> h5py.File | None:
     try:
         file = _opened(partial)
         _check_identity(partial, file, layout.identity)
-        if not _is_begun(file, layout):
-            raise KeyError("not begun whole")
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
+        if not _has_form(file, layout):
+            return None
+        entries = file["checksum"][:]
+        intact = intact_boxes(file)
+        good = (intact == (entries != 0)).all() and _is_as_begun(file, layout) and _is_sound(file, entries)
+    except (UsageError, BlockingIOError, PermissionError):  # not damaged, but in use: made anew, it would be emptied
+        raise
+    except Exception:  # whatever HDF5 and h5py say of what damage has made of it
         return None
-    entries = file["checksum"][:]
-    intact = intact_boxes(file)
-    if (intact == (entries != 0)).all() and _is_sound(file):
-        return file
-    return _salvaged(partial, file, layout, entries * intact)
+    return file if good else _salvaged(partial, file, layout, entries * intact)
 
 
 def _opened(partial: Path) -> h5py.File:
     try:
         return h5py.File(partial, "r+")
+    except (BlockingIOError, PermissionError):
+        raise
     except OSError:
         # A crash amid a flush can leave a file that ends before where its header says: with room there it opens,
         # and what is not intact in it is seen.
@@ -230,16 +250,41 @@ def _check_identity(path: Path, file: h5py.File, identity: Mapping[str, Any]) ->
         raise UsageError(f"{path}: begun with another {differences(identity, found)}; give the same, or delete it")
 
 
-def _is_begun(file: h5py.File, layout: Layout) -> bool:
-    """Whether everything that was known from the beginning is there."""
-    names = {"main", "crc32", "checksum", *layout.arrays, *layout.facts}
-    return names <= set(file) and all(np.array_equal(file[name][:], layout.arrays[name]) for name in layout.arrays)
+def _has_form(file: h5py.File, layout: Layout) -> bool:
+    """Whether it holds the datasets that a new file has, in their form."""
+    with h5py.File("new", "w", driver="core", backing_store=False) as new:
+        _begin(new, layout)
+        return _form(new) == _form(file)
 
 
-def _is_sound(file: h5py.File) -> bool:
-    """Whether the index of chunks can be walked: one that a crash tore could fail at the next write."""
-    with suppress(OSError, RuntimeError):
-        file["main"].id.chunk_iter(lambda chunk: None)
+def _form(file: h5py.File) -> dict[str, Any]:
+    return {
+        name: (data.dtype, data.shape, data.chunks, data.compression, data.compression_opts, data.shuffle)
+        for name, data in ((name, file[name]) for name in file)
+    }
+
+
+def _is_as_begun(file: h5py.File, layout: Layout) -> bool:
+    """Whether what was known from the beginning is there."""
+    with h5py.File("new", "w", driver="core", backing_store=False) as new:
+        _set_attributes(new, layout)
+        attributes = [{name: str(value) for name, value in each.attrs.items()} for each in (new, file)]
+    known = all(np.array_equal(file[name][:], values) for name, values in layout.arrays.items())
+    return known and attributes[0] == attributes[1]
+
+
+def _is_sound(file: h5py.File, entries: np.ndarray) -> bool:
+    """Whether the index of chunks can be walked, and those in it read that are not in `entries` yet.
+
+    After a crash amid a flush it may hold chunks beyond where the file ends by its header: these cannot be replaced.
+    """
+    main = file["main"].id
+    places: list[tuple[int, ...]] = []
+    with suppress(OSError, RuntimeError, IndexError):
+        main.chunk_iter(lambda chunk: places.append(chunk.chunk_offset))
+        for sample, role, *rest in places:
+            if not entries[sample, role]:
+                main.read_direct_chunk((sample, role, *rest))
         return True
     return False
 
@@ -247,15 +292,16 @@ def _is_sound(file: h5py.File) -> bool:
 def intact_boxes(file: h5py.File) -> np.ndarray:
     """(N, 2) bool: the boxes whose chunk and facts are stored as `checksum` says."""
     entries = file["checksum"][:]
-    chunk_roles = file["crc32"].shape[1]
+    crc32 = file["crc32"][:]
     facts = {name: file[name][:] for name in FACTS if name in file}
     intact = np.zeros(entries.shape, bool)
     for sample, role in np.argwhere(entries).tolist():
         with suppress(OSError, RuntimeError, KeyError):
-            stored = b""
-            if role < chunk_roles:
-                stored = file["main"].id.read_direct_chunk((sample, role, 0, 0))[1]
-            intact[sample, role] = _entry(stored, _row(facts, sample, role)) == entries[sample, role]
+            skipped, stored = 0, b""
+            if role < crc32.shape[1]:
+                skipped, stored = file["main"].id.read_direct_chunk((sample, role, 0, 0))
+            entry = _entry(stored, skipped, _row(facts, crc32, sample, role))
+            intact[sample, role] = entry == entries[sample, role]
     return intact
 
 
@@ -273,8 +319,8 @@ def _salvaged(partial: Path, damaged: h5py.File, layout: Layout, entries: np.nda
 def _copy(src: h5py.File, dst: h5py.File, layout: Layout, samples: np.ndarray, entries: np.ndarray) -> None:
     """Copy `samples`, (M,), as they are stored, to a new file of as many: their boxes that have `entries`, (M, 2)."""
     for place, role in np.argwhere(entries[:, : layout.chunk_roles]).tolist():
-        _, stored = src["main"].id.read_direct_chunk((samples[place], role, 0, 0))
-        dst["main"].id.write_direct_chunk((place, role, 0, 0), stored)
+        skipped, stored = src["main"].id.read_direct_chunk((samples[place], role, 0, 0))
+        dst["main"].id.write_direct_chunk((place, role, 0, 0), stored, skipped)
     for name in (*layout.facts, "crc32"):
         values = src[name][:][samples]
         values[entries[:, : values.shape[1]] == 0] = 0
@@ -288,10 +334,10 @@ def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> No
     # Named for this process: one left behind by a dead run may be at work on the same shard still.
     partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.h5")
     try:
-        with _failing(target), h5py.File(partial, "w") as file:
+        with _failing(target), _quiet_hdf5(), h5py.File(partial, "w") as file:
             _create_main(file, layout)
             for sample, chunk in enumerate(chunks):
-                file["main"].id.write_direct_chunk((sample, 0, 0, 0), chunk.data)
+                file["main"].id.write_direct_chunk((sample, 0, 0, 0), chunk.data, chunk.skipped)
             crc32 = np.array([[chunk.crc32] for chunk in chunks], "<u4")
             for name, values in {**layout.arrays, "crc32": crc32}.items():
                 file.create_dataset(name, data=values)
@@ -302,10 +348,22 @@ def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> No
         partial.unlink(missing_ok=True)
 
 
+def _check_partial(partial: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a partial file that something else shaped; what is wrong with one otherwise shows when it is resumed."""
+    try:
+        with h5py.File(partial, "r") as file:
+            _check_identity(partial, file, identity)
+    except UsageError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return
+
+
 def is_finished(target: PathLike, identity: Mapping[str, Any], overwrite: bool) -> bool:
-    """Whether a file is there that the same run finished; one that something else made is a `UsageError`."""
+    """Whether a file is there that the same run finished; one that something else made or began is a `UsageError`."""
     target = Path(target)
     if overwrite or not target.exists():
+        _check_partial(partial_path(target), identity)
         return False
     data = open_dataset(target)
     with data.file:

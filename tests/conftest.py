@@ -1,12 +1,17 @@
 """What the tests share: running scripts as a user does, and finding the extra data that a checkout may lie beside."""
 
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from curation import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -45,6 +50,77 @@ def fails(script: Script) -> Callable[..., str]:
         assert line.startswith(f"{Path(name).stem}: ")
         assert done.stdout == ""
         return line
+
+    return run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a script ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def line(self) -> str:
+        """The last line on stderr, after the progress bars."""
+        return self.stderr.replace("\r", "\n").strip().splitlines()[-1]
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """As `script`, but in this process: the same parser, messages and exit codes without a new interpreter."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_leave", sys.exit)  # this process goes on, with files open that are other tests'
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(name: str, *arguments: object) -> Outcome:
+        spec = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", ROOT / name)
+        if spec is None or spec.loader is None:
+            raise FileNotFoundError(name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.run(module.parser(), module.main)
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+        return Outcome(code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def refused(command: Command) -> Callable[..., str]:
+    """Run a script that must find its input wrong: exit code 2, and one line in all, on stderr; gives that line."""
+
+    def run(name: str, *arguments: object) -> str:
+        done = command(name, *arguments)
+        assert (done.code, done.stdout) == (2, ""), done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"{Path(name).stem}: error: ")
+        return line
+
+    return run
+
+
+@pytest.fixture
+def failed(command: Command) -> Callable[..., str]:
+    """Run a script whose work must fail: exit code 1, one line on stderr after its progress bars; gives that line."""
+
+    def run(name: str, *arguments: object) -> str:
+        done = command(name, *arguments)
+        assert (done.code, done.stdout) == (1, ""), done.stderr
+        assert done.line.startswith(f"{Path(name).stem}: failed: ")
+        assert "--debug shows where" not in done.line  # an error nobody has thought of
+        return done.line
 
     return run
 

@@ -1,30 +1,42 @@
 """A layer served over HTTP from this process, for tests: it answers as it is told to, and remembers what was asked."""
 
+import socket
+import struct
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+PATIENCE_S = 60  # that a silent answer takes at the most
+
 
 @dataclass(frozen=True)
 class Answer:
-    """Given instead of a file. body: None for the file's own. sent: the fraction of the body before the line is cut."""
+    """Given instead of a file. body: None for the file's own. sent: the fraction of the body before the line is cut.
+
+    reset: the connection is reset instead. silent: nothing is said at all, until the server ends.
+    """
 
     status: int = 200
     body: bytes | None = None
     sent: float = 1.0
+    reset: bool = False
+    silent: bool = False
 
 
 @dataclass
 class Server:
-    """url: the layer's cloud path. answers: by file, one a request, then the file itself. asked: files, in order."""
+    """url: the layer's cloud path. answers: by file, one a request, then what `otherwise` says, the file itself unless
+    told, for a file's n-th request. asked: files, in order.
+    """
 
     url: str
     answers: dict[str, Sequence[Answer]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    otherwise: Callable[[str, int], Answer] = lambda file, nth: Answer()
 
     def times_asked(self, file: str) -> int:
         return self.asked.count(file)
@@ -34,6 +46,7 @@ class Server:
 def served(folder: Path) -> Iterator[Server]:
     """Serve the files below `folder` on a free port of this machine alone, until the block ends."""
     given: dict[str, int] = defaultdict(int)
+    ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -41,7 +54,14 @@ def served(folder: Path) -> Iterator[Server]:
             server.asked.append(file)
             answers = server.answers.get(file, ())
             given[file] += 1
-            self._give(folder / file, answers[given[file] - 1] if given[file] <= len(answers) else Answer())
+            nth = given[file]
+            answer = answers[nth - 1] if nth <= len(answers) else server.otherwise(file, nth)
+            if answer.silent:
+                ended.wait(PATIENCE_S)
+            elif answer.reset:
+                self._reset()
+            else:
+                self._give(folder / file, answer)
 
         def _give(self, path: Path, answer: Answer) -> None:
             there = path.is_file()
@@ -51,15 +71,25 @@ def served(folder: Path) -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(body[: int(len(body) * answer.sent)])
 
+        def _reset(self) -> None:
+            """Close the connection as if the machine had gone: with RST, not FIN."""
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.rfile.close()
+            self.connection.close()
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+    class Http(ThreadingHTTPServer):
+        request_queue_size = 128  # of connections not taken yet: beyond it the system would drop them
+
+    with Http(("127.0.0.1", 0), Handler) as http:
         server = Server(f"precomputed://http://127.0.0.1:{http.server_port}")
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield server
         finally:
+            ended.set()
             http.shutdown()
             thread.join()

@@ -1,0 +1,138 @@
+"""Small jobs for the scripts: volumes, a spec over them, a pyramid, and the command lines that use them."""
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from volumes_made import make_layer
+
+Json = dict[str, Any]
+DELETED = object()
+
+SHAPE = (128, 128, 6)
+NAME = "x0_y0_z5_MIP0.h5"  # what make_dataset calls the image file of `spec_of`
+
+# A module for a pyramid: the prior and 1, or what a test puts in its place.
+PLUS_ONE = "def create(): return lambda s, t, src_agg_field=None: 1 + (0 if src_agg_field is None else src_agg_field)"
+ONES = "import torch\ndef create(): return lambda s, t: torch.ones(1, 2, *s.shape[2:])"
+
+
+def voxels(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """Grey values that are never 0."""
+    return np.random.default_rng(0).integers(1, 255, shape, dtype=np.uint8)
+
+
+def image_layer(folder: Path, **layer: Any) -> str:
+    return make_layer(folder / "image", {0: voxels()}, **layer)
+
+
+def field_layer(folder: Path, vectors: np.ndarray | None = None, name: str = "field") -> str:
+    """Of MIP 2 over `voxels`, every vector (4.3, 9.7) unless given: (X, Y, Z, 2)."""
+    if vectors is None:
+        vectors = np.zeros((SHAPE[0] // 4, SHAPE[1] // 4, SHAPE[2], 2), np.float32) + np.float32([4.3, 9.7])
+    return make_layer(folder / name, {2: vectors})
+
+
+def start(x: int, y: int, z: int) -> dict[str, int]:
+    return {"x_start": x, "y_start": y, "z_start": z}
+
+
+def pair(x: int, y: int, z: int, target_z: int | None = None) -> Json:
+    """A box and the same in the section before, or in another."""
+    return {"src": start(x, y, z), "tgt": start(x, y, z - 1 if target_z is None else target_z)}
+
+
+def spec_of(image: str, field: str | None = None, pairs: Iterable[Json] | None = None) -> Json:
+    """32 x 16 pixels at MIP 0, of three pairs unless others are given."""
+    spec: Json = {"image": {"path": image, "src_mip": 0}}
+    if field:
+        spec["field"] = {"path": field, "src_mip": 2}
+    pairs = [pair(0, 0, 5), pair(16, 32, 4), pair(64, 64, 3)] if pairs is None else list(pairs)
+    return {**spec, "max_mip": 4, "dst_mip": 0, "x_size": 32, "y_size": 16, "pairs": pairs}
+
+
+def changed(spec: Json, changes: Mapping[tuple[str | int, ...], Any]) -> Json:
+    """The spec with the values at some paths replaced, or deleted."""
+    spec = copy.deepcopy(spec)
+    for path, value in changes.items():
+        place: Any = spec
+        for key in path[:-1]:
+            place = place[key]
+        if value is DELETED:
+            del place[path[-1]]
+        else:
+            place[path[-1]] = value
+    return spec
+
+
+def put_json(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def made_folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def dataset_arguments(spec: Path, out: Path, *more: object) -> list[object]:
+    """make_dataset.py's, in one process unless `more` says otherwise."""
+    parallel = [] if "--parallel" in more else ["--parallel", 1]
+    return ["--spec_path", spec, "--dst_path", out, *parallel, *more]
+
+
+def spec_arguments(folder: Path, *more: object) -> list[object]:
+    """create_spec.py's: template.json and points.csv to spec.json, with offset -1 unless `more` says otherwise."""
+    offsets = [] if "--offsets" in more else ["--offsets", -1]
+    paths = {"src_spec_path": "template.json", "dst_spec_path": "spec.json", "points_path": "points.csv"}
+    named = [part for name, file in paths.items() for part in (f"--{name}", folder / file)]
+    return [*named, *offsets, *more]
+
+
+def pyramid_of(folder: Path, create: str = PLUS_ONE, name: str = "0_mip3in_small") -> Path:
+    module = folder / "pyramid" / name
+    module.mkdir(parents=True, exist_ok=True)
+    (module / "create.py").write_text(create)
+    return folder / "pyramid"
+
+
+def put_main(path: Path, main: np.ndarray, mip: int | None = 3, **arrays: np.ndarray) -> Path:
+    """A dataset file as an older tool may have left it."""
+    with h5py.File(path, "w") as file:
+        file["main"] = main
+        for name, values in arrays.items():
+            file[name] = values
+        if mip is not None:
+            file.attrs["mip"] = mip
+    return path
+
+
+def fields_arguments(folder: Path, images: Path, prior: Path | None, *more: object, **changes: object) -> list[object]:
+    """generate_fields.py's, stage 0 at MIP 3 on one CPU, into `shards`."""
+    given: Json = {"pyramid_path": folder / "pyramid", "image_path": images, "prev_field_path": prior}
+    given |= {"temp_dir": folder / "shards", "stage": 0, "checkpoint_name": "none", "src_mip": 3, "dst_mip": 3}
+    given |= {"cpu_workers": 1, **changes}
+    return [*(part for name, value in given.items() if value is not None for part in (f"--{name}", value)), *more]
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every dataset of a file, to be compared."""
+    with h5py.File(path) as file:
+        return {name: dataset[...].tobytes() for name, dataset in file.items()}
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Partial, temporary and lock files."""
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+Refused = Callable[..., str]

@@ -1,0 +1,408 @@
+"""Faults 40 to 60: running aligner modules, joining their shards, stretches of a volume, and whatever is run."""
+
+import ast
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Command, Script
+from small_jobs import (
+    ONES,
+    PLUS_ONE,
+    Refused,
+    contents,
+    dataset_arguments,
+    field_layer,
+    fields_arguments,
+    image_layer,
+    made_folder,
+    put_json,
+    put_main,
+    pyramid_of,
+    spec_arguments,
+    spec_of,
+    tree,
+)
+
+X, Y = 12, 8
+Arguments = Callable[..., list[object]]
+
+
+def fields(pairs: int, seed: int = 0, shape: tuple[int, int] = (X, Y)) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(pairs, 2, *shape)).astype(np.float32)
+
+
+@pytest.fixture
+def run_of(tmp_path: Path) -> Arguments:
+    """generate_fields.py's arguments over `pairs` images and priors of MIP 3, with the module given."""
+    made_folder(tmp_path / "shards")
+
+    def arguments(*more: object, pairs: int = 5, create: str = PLUS_ONE, **changes: object) -> list[object]:
+        pyramid_of(tmp_path, create)
+        images = put_main(tmp_path / "images.h5", fields(pairs))
+        prior = put_main(tmp_path / "prior.h5", fields(pairs, seed=1))
+        return fields_arguments(tmp_path, images, prior, *more, **{"field_decimals": "none", **changes})
+
+    return arguments
+
+
+Joined = Callable[[], np.ndarray]
+
+
+@pytest.fixture
+def joined(tmp_path: Path, command: Command) -> Joined:
+    """The shards' fields, joined by concat_fields.py."""
+
+    def join() -> np.ndarray:
+        done = command("concat_fields.py", "--temp_dir", tmp_path / "shards", "--dst_path", tmp_path / "joined.h5")
+        assert done.code == 0, done.stderr
+        with h5py.File(tmp_path / "joined.h5") as file:
+            return file["main"][:]
+
+    return join
+
+
+# generate_fields
+
+
+@pytest.mark.parametrize(("pairs", "workers"), [(1, 2), (3, 2), (37, 1)])
+def test_40_each_pair_once_however_many_workers(
+    pairs: int, workers: int, run_of: Arguments, command: Command, joined: Joined
+) -> None:
+    done = command("generate_fields.py", *run_of(pairs=pairs, cpu_workers=workers))
+    assert done.code == 0, done.stderr
+    np.testing.assert_array_equal(joined(), fields(pairs, seed=1) + 1)
+
+
+@pytest.mark.parametrize(
+    ("prior", "mip", "said"),
+    [
+        (fields(4), 3, "want the same shape"),
+        (fields(5, shape=(X, Y + 1)), 3, "want the same shape"),
+        (fields(5), 2, "is of MIP 2, not src_mip 3"),
+    ],
+)
+def test_41_image_and_prior_that_differ(
+    prior: np.ndarray, mip: int, said: str, run_of: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    line = refused("generate_fields.py", *run_of(prev_field_path=put_main(tmp_path / "other.h5", prior, mip)))
+    assert "other.h5" in line
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "said"),
+    [
+        ("0_mip3in_b", {"other.pt": b""}, "no create.py and no none.pt; checkpoints there: other.pt"),
+        ("1_mip3in_b", {"none.pt": b"torn"}, "no module of stage 0; there is 1_mip3in_b"),
+        ("0_mip4in_b", {"none.pt": b"torn"}, "takes images of MIP 4, not src_mip 3"),
+    ],
+)
+def test_42_a_module_that_cannot_be_taken(
+    name: str, files: dict[str, bytes], said: str, run_of: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    arguments = run_of()
+    shutil.rmtree(tmp_path / "pyramid")
+    for file, content in files.items():
+        made_folder(tmp_path / "pyramid")
+        (made_folder(tmp_path / "pyramid" / name) / file).write_bytes(content)
+    assert said in refused("generate_fields.py", *arguments)
+    assert not list((tmp_path / "shards").iterdir())
+
+
+def test_42_a_corrupt_checkpoint(run_of: Arguments, command: Command, tmp_path: Path) -> None:
+    arguments = run_of()
+    module = tmp_path / "pyramid" / "0_mip3in_small"
+    (module / "create.py").unlink()
+    (module / "none.pt").write_bytes(b"torn")
+    done = command("generate_fields.py", *arguments)  # seen once it is loaded, in a worker
+    assert done.code == 2
+    assert "none.pt: not a TorchScript file" in done.line
+    assert not list((tmp_path / "shards").iterdir())
+
+
+def test_42_two_modules_of_one_stage(run_of: Arguments, refused: Refused, tmp_path: Path) -> None:
+    arguments = run_of()
+    pyramid_of(tmp_path, name="0_mip3in_twin")
+    line = refused("generate_fields.py", *arguments)
+    assert "more than one module of stage 0; there is 0_mip3in_small, 0_mip3in_twin" in line
+
+
+@pytest.mark.parametrize(
+    ("create", "said"),
+    [
+        ("raise RuntimeError('no weights')", "0_mip3in_small: could not be loaded: RuntimeError: no weights"),
+        ("def create(): return lambda s, t: s", "pair 0, 12 x 8 pixels: "),
+        ("def create(): return lambda s, t: 'field'", "0_mip3in_small: returned str"),
+        ("def create(): return lambda s, t: 1 / 0", "pair 0, 12 x 8 pixels: "),
+    ],
+)
+def test_43_a_bad_module_is_named(create: str, said: str, run_of: Arguments, failed: Refused, tmp_path: Path) -> None:
+    line = failed("generate_fields.py", *run_of(create=create))
+    assert "0_mip3in_small" in line
+    assert said in line
+    assert not list((tmp_path / "shards").iterdir())
+
+
+def test_44_nan_is_stored_exactly_and_counted(
+    run_of: Arguments, command: Command, joined: Joined, tmp_path: Path
+) -> None:
+    prior = fields(5, seed=1)
+    prior[3, 0, 2, 2] = np.nan
+    prior[3, 1, 4, 4] = np.inf
+    arguments = run_of(prev_field_path=put_main(tmp_path / "nan.h5", prior))
+    done = command("generate_fields.py", *arguments)
+    assert "not finite       1 fields" in done.stdout
+    assert joined().tobytes() == (prior + 1).tobytes()
+
+
+def test_45_equal_mips_change_nothing(run_of: Arguments, command: Command, joined: Joined) -> None:
+    assert command("generate_fields.py", *run_of(src_mip=3, dst_mip=3)).code == 0
+    assert joined().tobytes() == (fields(5, seed=1) + 1).tobytes()
+
+
+def test_45_a_coarser_dst_mip(run_of: Arguments, refused: Refused) -> None:
+    assert "src_mip 3 is finer than dst_mip 4" in refused("generate_fields.py", *run_of(dst_mip=4))
+
+
+def test_46_a_gpu_where_there_is_no_cuda(run_of: Arguments, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # which it is not on most machines anyway
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    line = refused("generate_fields.py", *run_of("--gpu", 0, cpu_workers=None))
+    assert "--gpu 0: CUDA sees 0 GPUs here" in line
+    assert "on the CPU with --cpu_workers N" in line
+
+
+OUT_OF_MEMORY = """
+import torch
+def create():
+    def forward(s, t):
+        if s[0, 0, 0, 0] == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
+        return torch.ones(1, 2, *s.shape[2:])
+    return forward
+"""
+
+
+def test_47_out_of_gpu_memory_names_the_pair_and_others_go_on(
+    run_of: Arguments, failed: Refused, command: Command, joined: Joined, tmp_path: Path
+) -> None:
+    images = fields(5)
+    images[3, 0, 0, 0] = 7
+    arguments = run_of(create=OUT_OF_MEMORY, image_path=put_main(tmp_path / "large.h5", images))
+    line = failed("generate_fields.py", *arguments)
+    assert "1 of 5 pairs failed; the first: pair 3, 12 x 8 pixels" in line
+    assert "CUDA out of memory" in line
+    assert sorted(tree(tmp_path / "shards")) == ["0_1.h5", "1_2.h5", "2_3.h5", "4_5.h5"]
+
+
+# concat_fields
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Callable[..., Path]:
+    """Puts shards of the given ranges of 10 pairs into a folder: `main` alone, as the older tool wrote them."""
+
+    def put(*ranges: tuple[int, int]) -> Path:
+        folder = made_folder(tmp_path / "shards")
+        for first, last in ranges:
+            put_main(folder / f"{first}_{last}.h5", fields(10)[first:last], None)
+        return folder
+
+    return put
+
+
+@pytest.fixture
+def no_join(tmp_path: Path, refused: Refused) -> Callable[[], str]:
+    """concat_fields.py must refuse the shards, and write nothing; gives its line."""
+
+    def run() -> str:
+        made_folder(tmp_path / "out")
+        line = refused("concat_fields.py", "--temp_dir", tmp_path / "shards", "--dst_path", tmp_path / "out" / "j.h5")
+        assert list((tmp_path / "out").iterdir()) == []
+        return line
+
+    return run
+
+
+def test_48_no_shards(shards: Callable[..., Path], no_join: Callable[[], str]) -> None:
+    shards()
+    assert "shards: no shards there" in no_join()
+
+
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        ([(0, 3), (5, 10)], "pairs 3 to 4 are missing"),
+        ([(0, 6), (4, 10)], "pairs 4 to 5 are there twice"),
+        ([(0, 10), (0, 3)], "pairs 0 to 2 are there twice"),
+    ],
+)
+def test_49_a_gap_or_an_overlap_is_named_by_its_range(
+    ranges: list[tuple[int, int]], said: str, shards: Callable[..., Path], no_join: Callable[[], str]
+) -> None:
+    shards(*ranges)
+    assert said in no_join()
+
+
+@pytest.mark.parametrize("difference", ["shape", "dtype", "origin"])
+def test_50_shards_that_differ_are_both_named(
+    difference: str, shards: Callable[..., Path], no_join: Callable[[], str]
+) -> None:
+    folder = shards((0, 3), (3, 10))
+    main = fields(7, shape=(X, Y + 1)) if difference == "shape" else fields(7)
+    put_main(folder / "3_10.h5", main.astype(np.float64 if difference == "dtype" else np.float32), None)
+    if difference == "origin":
+        for name in ("0_3.h5", "3_10.h5"):
+            with h5py.File(folder / name, "r+") as file:
+                file.attrs["identity"] = f'{{"module": "{name}"}}'
+    line = no_join()
+    assert "3_10.h5" in line
+    assert difference == "dtype" or "0_3.h5" in line
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not HDF5", "empty", "short"])
+def test_51_an_unfinished_shard_is_named(damage: str, shards: Callable[..., Path], no_join: Callable[[], str]) -> None:
+    path = shards((0, 3), (3, 10)) / "3_10.h5"
+    if damage == "short":
+        put_main(path, fields(6), None)
+    else:
+        content = {"truncated": path.read_bytes()[:2000], "not HDF5": b"notes", "empty": b""}
+        path.write_bytes(content[damage])
+    assert "3_10.h5: " in no_join()
+
+
+def test_52_stray_files_are_left_alone_and_said(shards: Callable[..., Path], command: Command, tmp_path: Path) -> None:
+    folder = shards((0, 10))
+    (folder / "notes.txt").write_text("mine")
+    done = command("concat_fields.py", "--temp_dir", folder, "--dst_path", tmp_path / "joined.h5")
+    assert done.code == 0
+    assert "not shards, left alone: notes.txt" in done.stdout
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_53_nan_and_infinity_are_joined_bit_for_bit(shards: Callable[..., Path], joined: Joined) -> None:
+    folder = shards((0, 3))
+    main = fields(7)
+    # A quiet NaN, another with a payload, a signalling one, infinities, and the negative zero.
+    odd = np.array([0x7FC00000, 0xFFC12345, 0x7F800001, 0x7F800000, 0xFF800000, 0x80000000], np.uint32)
+    main[2, 1, 3, : odd.size] = odd.view(np.float32)
+    put_main(folder / "3_10.h5", main, None)
+    assert joined().tobytes() == np.concatenate([fields(10)[:3], main]).tobytes()
+
+
+def test_54_shards_of_the_older_tool(shards: Callable[..., Path], joined: Joined) -> None:
+    folder = shards()
+    for first, last in ((0, 3), (3, 10)):
+        with h5py.File(folder / f"{first}_{last}.h5", "w") as file:
+            data = fields(10)[first:last]
+            file.create_dataset("main", data=data, chunks=(1, 1, X, Y), compression="lzf", scaleoffset=2)
+    with h5py.File(folder / "0_3.h5") as one, h5py.File(folder / "3_10.h5") as other:
+        read = np.concatenate([one["main"][:], other["main"][:]])
+    assert joined().tobytes() == read.tobytes()
+
+
+# download_image
+
+
+@pytest.fixture
+def stretch(tmp_path: Path) -> Arguments:
+    """download_image.py's arguments over a volume of 6 sections, with what a test changes."""
+    volume = image_layer(tmp_path)
+
+    def arguments(**changes: object) -> list[object]:
+        given = {"z_start": 1, "z_end": 4, "x_offset": 16, "y_offset": 32, "mips": "0", "patch_sizes": "32", **changes}
+        options = [part for name, value in given.items() for part in (f"--{name}", *str(value).split())]
+        folder = made_folder(tmp_path / "out")
+        return ["--cv_path", volume, "--dst_folder", folder, *options, "--parallel", 1]
+
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"z_start": 4}, "--z_start 4 is not before --z_end 4"),
+        ({"z_start": 5}, "--z_start 5 is not before --z_end 4"),
+        ({"patch_sizes": "32 16"}, "--mips and --patch_sizes have 1 and 2 values"),
+    ],
+)
+def test_55_no_sections_or_lists_of_different_length(
+    change: dict[str, object], said: str, stretch: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    assert said in refused("download_image.py", *stretch(**change))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_56_the_section_before_the_first_is_outside(stretch: Arguments, refused: Refused, tmp_path: Path) -> None:
+    assert "section -1 is wholly outside" in refused("download_image.py", *stretch(z_start=0))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_57_an_offset_off_the_grid(stretch: Arguments, refused: Refused) -> None:
+    line = refused("download_image.py", *stretch(mips="2", y_offset=34))
+    assert "--y_offset 34 is not a multiple of 2^2 = 4" in line
+
+
+# Everywhere
+
+
+def test_58_without_asserts_everything_is_the_same(script: Script, tmp_path: Path) -> None:
+    spec = put_json(tmp_path / "spec.json", spec_of(image_layer(tmp_path), field_layer(tmp_path)))
+    made = []
+    for optimised in ("", "1"):
+        out = made_folder(tmp_path / f"out{optimised}")
+        done = script("make_dataset.py", *dataset_arguments(spec, out), PYTHONOPTIMIZE=optimised)
+        made.append((done.returncode, {path.name: contents(path) for path in out.iterdir()}))
+    assert made[0][0] == 0
+    assert len(made[0][1]) == 2
+    assert made[0] == made[1]
+
+
+def test_58_no_assert_stands_in_the_code() -> None:
+    paths = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in ("curation", path.name)]
+    assert len(paths) > 20
+    for path in paths:
+        code = ast.parse(path.read_text(encoding="utf-8"))
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(code)), path
+
+
+def test_59_paths_with_spaces_and_unicode(command: Command, tmp_path: Path) -> None:
+    folder = made_folder(tmp_path / "Schnitte für α β, 1%")
+    template = spec_of(image_layer(folder), field_layer(folder), pairs=[])
+    put_json(folder / "template.json", template)
+    (folder / "points.csv").write_text("x0,y0,z0\n0,0,5\n")
+    made_folder(folder / "shards")
+    pyramid_of(folder, ONES)
+    images, prior = folder / "x0_y0_z5_MIP0.h5", folder / "field_0_x0_y0_z5_MIP0.h5"
+    stretch = ["--z_start", 1, "--z_end", 3, "--x_offset", 0, "--y_offset", 0, "--mip", 0, "--patch_size", 16]
+    for name, *arguments in [
+        ("create_spec.py", *spec_arguments(folder)),
+        ("make_dataset.py", *dataset_arguments(folder / "spec.json", folder)),
+        ("download_image.py", "--cv_path", f"file://{folder}/image", "--dst_folder", folder, *stretch),
+        ("concat_fields.py", "--temp_dir", folder / "shards", "--dst_path", folder / "füll.h5"),
+        ("verify_dataset.py", images, prior, folder / "füll.h5"),
+    ]:
+        if name == "concat_fields.py":
+            module = folder / "pyramid" / "0_mip3in_small"
+            module.rename(module.with_name("0_mip0in_ein Modül"))
+            run = fields_arguments(folder, images, prior, src_mip=0, dst_mip=0)
+            done = command("generate_fields.py", *run)
+            assert done.code == 0, done.stderr
+        done = command(name, *arguments)
+        assert done.code == 0, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("text", ["\0", '"', "x0,y0,z0\n" + "9" * 5000, '{"layers": 1}', "\ud800"])
+def test_60_nonsense_is_refused_without_a_traceback(text: str, refused: Refused, tmp_path: Path) -> None:
+    """Nonsense that nobody has thought of is made in test_fuzz.py."""
+    put_json(tmp_path / "template.json", spec_of("file:///image", pairs=[]))
+    for name in ("points.csv", "spec.json"):
+        (tmp_path / name).write_bytes(text.encode(errors="surrogatepass"))
+    assert "points.csv: " in refused("create_spec.py", *spec_arguments(tmp_path, "--overwrite"))
+    assert "spec.json: " in refused("make_dataset.py", *dataset_arguments(tmp_path / "spec.json", tmp_path))
+    assert len(list(tmp_path.iterdir())) == 3

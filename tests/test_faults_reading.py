@@ -1,0 +1,182 @@
+"""Faults 21 to 28: volumes whose chunks are missing, refused, damaged or late, or that do not hold what is wanted."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import Command
+from layers_served import Answer, Server, served
+from small_jobs import (
+    NAME,
+    SHAPE,
+    Refused,
+    dataset_arguments,
+    field_layer,
+    image_layer,
+    made_folder,
+    put_json,
+    spec_of,
+    voxels,
+)
+from volumes_made import chunk_file, make_layer
+
+from curation import cutting, making
+from curation.volumes import ATTEMPTS, Volumes
+
+CHUNK = "4_4_40/0-64_0-64_5-6"  # the first that the job reads of its first pair's source
+MADE = "out/" + NAME
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that would have been slept between attempts, by a job in this process."""
+    slept: list[float] = []
+    for module in (making, cutting):
+        monkeypatch.setattr(module, "Volumes", partial(Volumes, sleep=slept.append))
+    return slept
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    return image_layer(tmp_path, compress=False)
+
+
+@pytest.fixture
+def server(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The image, served."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with served(tmp_path / "image") as server:
+        yield server
+
+
+Arguments = Callable[..., list[object]]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Arguments:
+    """make_dataset.py's arguments for a spec over an image and perhaps a field."""
+
+    def arguments(image: str, field: str | None = None, *more: object) -> list[object]:
+        spec = put_json(tmp_path / "spec.json", spec_of(image, field))
+        return dataset_arguments(spec, made_folder(tmp_path / "out"), *more)
+
+    return arguments
+
+
+def test_21_a_chunk_not_found_is_black_and_counted(
+    image: str, job: Arguments, command: Command, tmp_path: Path
+) -> None:
+    chunk_file(tmp_path / "image", 0, (0, 0, 5)).unlink()
+    done = command("make_dataset.py", *job(image))
+    assert done.code == 0
+    assert "missing chunks   1 read as black (pair 0 source)" in done.stdout
+    with h5py.File(tmp_path / MADE) as file:
+        assert not file["main"][0, 0].any()
+        assert file["missing_chunks"][:].tolist() == [[1, 0], [0, 0], [0, 0]]
+
+
+def test_21_a_chunk_not_found_fails_where_that_is_asked_for(
+    image: str, job: Arguments, failed: Refused, command: Command, tmp_path: Path
+) -> None:
+    file = chunk_file(tmp_path / "image", 0, (0, 0, 5))
+    file.rename(tmp_path / "away")
+    assert "chunk at (0, 0, 5)" in failed("make_dataset.py", *job(image, None, "--missing", "fail"))
+    assert not (tmp_path / MADE).exists()
+    (tmp_path / "away").rename(file)
+    assert command("make_dataset.py", *job(image, None, "--missing", "fail")).code == 0
+
+
+@pytest.mark.parametrize("fault", [Answer(503), Answer(reset=True), Answer(sent=0.5)])
+def test_22_a_passing_failure_is_waited_out(
+    fault: Answer, server: Server, job: Arguments, command: Command, waits: list[float]
+) -> None:
+    server.answers[CHUNK] = [fault, fault]
+    done = command("make_dataset.py", *job(server.url))
+    assert (done.code, len(waits)) == (0, 2), done.stderr
+    assert "retries          2" in done.stdout
+    assert "missing chunks   0" in done.stdout
+
+
+def test_22_a_lasting_failure_names_the_chunk_and_the_same_command_resumes(
+    server: Server, job: Arguments, failed: Refused, command: Command, waits: list[float], tmp_path: Path
+) -> None:
+    server.answers[CHUNK] = [Answer(503)] * ATTEMPTS
+    line = failed("make_dataset.py", *job(server.url))
+    assert "chunk at (0, 0, 5)" in line
+    assert "503" in line
+    assert len(waits) == ATTEMPTS - 1
+    assert not (tmp_path / MADE).exists()
+    assert command("make_dataset.py", *job(server.url)).code == 0
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_23_a_refusal_is_not_tried_again(
+    status: int, server: Server, job: Arguments, failed: Refused, waits: list[float]
+) -> None:
+    server.answers[CHUNK] = [Answer(status)] * ATTEMPTS
+    assert "chunk at (0, 0, 5): access was denied" in failed("make_dataset.py", *job(server.url))
+    assert (server.times_asked(CHUNK), waits) == (1, [])
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+def test_24_a_truncated_chunk_is_tried_again_and_never_black(
+    kept: int, image: str, job: Arguments, failed: Refused, waits: list[float], tmp_path: Path
+) -> None:
+    file = chunk_file(tmp_path / "image", 0, (0, 0, 5))
+    file.write_bytes(file.read_bytes()[:kept])
+    assert "chunk at (0, 0, 5)" in failed("make_dataset.py", *job(image))
+    assert len(waits) == ATTEMPTS - 1
+    assert not (tmp_path / MADE).exists()
+
+
+def test_25_an_image_of_several_channels(job: Arguments, refused: Refused, tmp_path: Path) -> None:
+    image = make_layer(tmp_path / "two", {0: np.stack([voxels()] * 2, axis=-1)})
+    assert "two at MIP 0 has 2 channels: want 1" in refused("make_dataset.py", *job(image))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "said"), [(np.float32, 1, "has 1 channels"), (np.uint8, 2, "holds uint8")]
+)
+def test_25_a_field_that_is_none(
+    dtype: type, channels: int, said: str, image: str, job: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    field = field_layer(tmp_path, np.ones((32, 32, SHAPE[2], channels), dtype))
+    line = refused("make_dataset.py", *job(image, field))
+    assert "field: " in line
+    assert said in line
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("grey", [0, 7])
+def test_26_zero_variance_is_named_and_no_nan_written(
+    grey: int, job: Arguments, command: Command, tmp_path: Path
+) -> None:
+    values = voxels()
+    values[:, :, 5] = grey
+    done = command("make_dataset.py", *job(make_layer(tmp_path / "flat", {0: values})))
+    assert "zero variance    1 (pair 0 source)" in done.stdout
+    with h5py.File(tmp_path / MADE) as file:
+        assert np.isfinite(file["main"][:]).all()
+        assert not file["main"][0, 0].any()
+
+
+def test_27_a_field_without_a_finite_vector_is_named(
+    image: str, job: Arguments, command: Command, tmp_path: Path
+) -> None:
+    vectors = np.zeros((32, 32, SHAPE[2], 2), np.float32)
+    vectors[:, :, 4] = np.nan
+    done = command("make_dataset.py", *job(image, field_layer(tmp_path, vectors)))
+    assert done.code == 0
+    assert "no vector        2 (pair 0 target, pair 1 source)" in done.stdout
+    with h5py.File(tmp_path / MADE) as file:
+        assert np.isfinite(file["main"][:]).all()
+
+
+def test_28_volumes_of_two_resolutions(image: str, job: Arguments, refused: Refused, tmp_path: Path) -> None:
+    field = make_layer(tmp_path / "far", {2: np.zeros((32, 32, 6, 2), np.float32)}, resolution=(8, 8, 40))
+    line = refused("make_dataset.py", *job(image, field))
+    assert "8 x 8 x 40 nm" in line
+    assert "4 x 4 x 40 nm" in line

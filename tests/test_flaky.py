@@ -1,0 +1,151 @@
+"""A store that fails now and then, for good, or silently: over HTTP from this process, against the same read from disk.
+
+Waits between attempts are taken out by `Volumes(sleep=...)`, which the jobs here (one process, --parallel 1) are given.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command
+from layers_served import Answer, Server, served
+from small_jobs import Refused, contents, dataset_arguments, made_folder, pair, put_json, spec_of
+from volumes_made import make_layer
+
+from curation import cutting, making, stores
+from curation.volumes import ATTEMPTS, Volumes
+
+PAIRS = 48
+SHAPE = (64, 64, PAIRS + 1)
+NAME = "x0_y0_z1_MIP0.h5"
+CHUNK = "image/4_4_40/32-64_0-32_20-21"  # in section 20
+WHERE = "chunk at (32, 0, 20)"
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that would have been slept between attempts."""
+    slept: list[float] = []
+    for module in (making, cutting):
+        monkeypatch.setattr(module, "Volumes", partial(Volumes, sleep=slept.append))
+    return slept
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    """A folder with the layers image, field and mask, in chunks of one section's quarter."""
+    numbers = np.random.default_rng(0)
+    folder = made_folder(tmp_path / "layers")
+    image = numbers.integers(1, 255, SHAPE, dtype=np.uint8)
+    vectors = numbers.normal(2, 3, (16, 16, SHAPE[2], 2)).astype(np.float32)
+    mask = (numbers.random(SHAPE) < 0.1).astype(np.uint8)
+    for name, mip, values in (("image", 0, image), ("field", 2, vectors), ("mask", 0, mask)):
+        make_layer(folder / name, {mip: values}, chunk=(32, 32, 1), compress=False)
+    return folder
+
+
+@pytest.fixture
+def server(layers: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with served(layers) as server:
+        yield server
+
+
+Arguments = Callable[[str, str], list[object]]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Arguments:
+    """make_dataset.py's arguments for 48 pairs of the layers below a cloud path, into a folder of that name."""
+
+    def arguments(layers: str, out: str) -> list[object]:
+        spec = spec_of(f"{layers}/image", f"{layers}/field", [pair(0, 16, z) for z in range(1, PAIRS + 1)])
+        spec["pairs"][0]["src"]["y_start"] = spec["pairs"][0]["tgt"]["y_start"] = 0
+        spec |= {"x_size": 48, "y_size": 32, "masks": [{"path": f"{layers}/mask", "src_mip": 0, "threshold": 1}]}
+        return dataset_arguments(put_json(tmp_path / f"{out}.json", spec), made_folder(tmp_path / out))
+
+    return arguments
+
+
+@pytest.fixture
+def from_disk(layers: Path, job: Arguments, command: Command, tmp_path: Path) -> dict[str, dict[str, bytes]]:
+    """What the job makes of the same layers, read as files."""
+    done = command("make_dataset.py", *job(f"precomputed://file://{layers}", "disk"))
+    assert done.code == 0, done.stderr
+    return datasets(tmp_path / "disk")
+
+
+def datasets(folder: Path) -> dict[str, dict[str, bytes]]:
+    return {path.name: contents(path) for path in folder.iterdir()}
+
+
+def now_and_then(file: str, nth: int) -> Answer:
+    """One request in twenty fails, in one of four ways; which ones depends on nothing but the file and its turn."""
+    chance = random.Random(f"{file} {nth}")
+    if chance.random() >= 0.05:
+        return Answer()
+    return chance.choice([Answer(503), Answer(reset=True), Answer(sent=0.5), Answer(sent=0)])
+
+
+def test_a_store_that_fails_now_and_then_changes_nothing(
+    server: Server,
+    job: Arguments,
+    from_disk: dict[str, dict[str, bytes]],
+    command: Command,
+    waits: list[float],
+    tmp_path: Path,
+) -> None:
+    server.otherwise = now_and_then
+    done = command("make_dataset.py", *job(server.url, "served"))
+    assert done.code == 0, done.stderr
+    assert datasets(tmp_path / "served") == from_disk
+    # As many as were given a fault; those of opening the layers for the checks beforehand are not among them.
+    (retries,) = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("retries"))
+    chunks = [file for file in server.asked if "_40/" in file]
+    assert 10 < retries <= len(waits)
+    assert len(chunks) - len(set(chunks)) <= retries
+
+
+def test_a_chunk_that_fails_for_good_is_named_and_once_it_is_back_the_job_goes_on(
+    server: Server,
+    job: Arguments,
+    from_disk: dict[str, dict[str, bytes]],
+    failed: Refused,
+    command: Command,
+    waits: list[float],
+    tmp_path: Path,
+) -> None:
+    server.answers[CHUNK] = [Answer(500)] * ATTEMPTS
+    line = failed("make_dataset.py", *job(server.url, "served"))
+    assert f"{server.url}/image at MIP 0: {WHERE}" in line
+    assert "500" in line
+    assert server.times_asked(CHUNK) == ATTEMPTS
+    assert not [path for path in (tmp_path / "served").iterdir() if not path.name.startswith(".")]
+    done = command("make_dataset.py", *job(server.url, "served"))
+    assert done.code == 0, done.stderr
+    assert "found done       " in done.stdout  # it went on, and did not begin again
+    assert datasets(tmp_path / "served") == from_disk
+
+
+def test_a_silent_server_is_given_up_on(
+    server: Server, job: Arguments, failed: Refused, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "TIMEOUT_S", (0.5, 0.5))
+    server.answers[CHUNK] = [Answer(silent=True)] * ATTEMPTS
+    line = failed("make_dataset.py", *job(server.url, "served"))
+    assert WHERE in line
+    assert "timed out" in line.lower()
+    assert len(waits) == ATTEMPTS - 1
+
+
+def test_a_server_that_is_silent_once_is_asked_again(
+    server: Server, job: Arguments, command: Command, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "TIMEOUT_S", (0.5, 0.5))
+    server.answers[CHUNK] = [Answer(silent=True)]
+    done = command("make_dataset.py", *job(server.url, "served"))
+    assert done.code == 0, done.stderr
+    assert "retries          1" in done.stdout
