@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,10 +54,14 @@ def locked(target: PathLike) -> Iterator[None]:
     The lock is the system's (flock): it is gone with its process, however that ends. The file goes with the block.
     """
     lock = Path(target).with_name(f".{Path(target).name}.lock")
-    with _lock_file(lock, target) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    try:
+        file = _lock_file(lock, target)
+    except OSError as error:
+        raise WorkError(f"{lock}: {error.strerror or error}") from error
+    with file:
+        with suppress(OSError):  # on a full disk it holds all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         try:
             yield
         finally:

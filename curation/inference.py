@@ -145,7 +145,7 @@ def _generate(
     shards: list[Shard],
     pairs: int,
 ) -> Generated:
-    for path in Path(options.temp_dir).glob(".*.partial.h5"):
+    for path in Path(options.temp_dir).glob(".[0-9]*_[0-9]*.[0-9]*.partial.h5"):
         path.unlink(missing_ok=True)  # of workers that were killed
     made = Generated(options.temp_dir, pairs, resumed=sum(shard.last - shard.first for shard in there))
     threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None

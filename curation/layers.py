@@ -1,5 +1,6 @@
 """Writing a CloudVolume layer of images, section by section."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from cloudvolume import CloudVolume
 from .errors import UsageError
 from .files import differences
 from .volumes import Volume, Volumes
+
+_BEING_REPLACED: dict[str, Any] = {"identity": {}, "finished": False}
+_SECTION = re.compile(r"[^/]+/\d+-\d+_\d+-\d+_\d+-\d+")
 
 
 class LayerInTheMaking:
@@ -30,7 +34,7 @@ class LayerInTheMaking:
 
     def check(self, identity: Mapping[str, Any], overwrite: bool) -> None:
         """Refuse to touch a finished layer unless told to, and at all what something else wrote."""
-        state = self._files.get_json("curation.json")
+        state = self._state()
         if state is None and next(iter(self._files.list()), None) is not None:
             raise UsageError(f"{self._path}: something is there that make_dataset did not write; take another path")
         if state is None or overwrite:
@@ -41,11 +45,16 @@ class LayerInTheMaking:
             changed = differences(identity, state["identity"])
             raise UsageError(f"{self._path}: begun with another {changed}; give the same, or --overwrite")
 
-    def begin(self, identity: Mapping[str, Any], resolution: tuple[float, ...], overwrite: bool) -> np.ndarray:
+    def begin(self, identity: Mapping[str, Any], resolution: tuple[float, ...]) -> np.ndarray:
         """Make the layer, or go on with it; (sections,) bool: those that are done."""
-        if overwrite:  # `check` has seen that this is a layer made here
-            self._files.delete(list(self._files.list()))
-        self._files.put_json("curation.json", {"identity": dict(identity), "finished": False})
+        begun = {"identity": dict(identity), "finished": False}
+        state = self._state()
+        if state not in (None, begun):  # `check` has seen that this is a layer made here, and to be replaced
+            # Said first, and kept: a run killed while it deletes leaves a layer that is known to be one of ours.
+            self._files.put_json("curation.json", _BEING_REPLACED)
+            self._files.delete([name for name in self._files.list() if name == "info" or _SECTION.fullmatch(name)])
+        if state != begun:
+            self._files.put_json("curation.json", begun)
         info = CloudVolume.create_new_info(
             num_channels=1,
             layer_type="image",
@@ -63,6 +72,13 @@ class LayerInTheMaking:
     def finish(self, identity: Mapping[str, Any]) -> None:
         """Say that it is whole."""
         self._files.put_json("curation.json", {"identity": dict(identity), "finished": True})
+
+    def _state(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] | None = self._files.get_json("curation.json")
+            return state
+        except (ValueError, OSError):  # torn when the run that wrote it was killed
+            return _BEING_REPLACED
 
     def _is_there(self, volume: Volume, section: int) -> bool:
         try:

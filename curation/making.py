@@ -164,7 +164,7 @@ def _make_layer(spec: Spec, options: Options) -> Report | Plan:
         return _plan((options.dst_path,), starts, reader, 8 * len(starts) * spec.x_size * spec.y_size)
     x, y, z = reader.image.resolution
     scale = 2.0 ** (spec.dst_mip - spec.image.src_mip)
-    done = layer.begin(identity, (x * scale, y * scale, z), options.overwrite).reshape(-1, 2)
+    done = layer.begin(identity, (x * scale, y * scale, z)).reshape(-1, 2)
     # Where a section came from is known only while it is made: of sections found done the report says nothing.
     facts = {name: np.zeros((len(starts), 2, *shape), dtype) for name, (dtype, shape) in FACTS.items()}
 

@@ -170,6 +170,7 @@ def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which an ended worker would leave behind
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for done, result in work(number, _units(pipe)):
             pipe.send((_RESULT, done, result))
@@ -180,6 +181,14 @@ def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
         with suppress(OSError):
             pipe.send((_FAILED, _sendable(error)))
     os._exit(0)  # without waiting for threads that may still be reading
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is killed: a worker amid a long unit does not look at its pipe, and would go on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 def _units(pipe: Connection) -> Iterator[tuple[int, Any]]:

@@ -4,7 +4,7 @@ import socket
 import struct
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,12 +17,13 @@ PATIENCE_S = 60  # that a silent answer takes at the most
 class Answer:
     """Given instead of a file. body: None for the file's own. sent: the fraction of the body before the line is cut.
 
-    reset: the connection is reset instead. silent: nothing is said at all, until the server ends.
+    headers: to send too. reset: the connection is reset instead. silent: nothing is said at all, until the server ends.
     """
 
     status: int = 200
     body: bytes | None = None
     sent: float = 1.0
+    headers: Mapping[str, str] = field(default_factory=dict)
     reset: bool = False
     silent: bool = False
 
@@ -67,7 +68,8 @@ def served(folder: Path) -> Iterator[Server]:
             there = path.is_file()
             body = answer.body if answer.body is not None else path.read_bytes() if there else b""
             self.send_response(answer.status if there else 404)
-            self.send_header("Content-Length", str(len(body)))
+            for name, value in {"Content-Length": str(len(body)), **answer.headers}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body[: int(len(body) * answer.sent)])
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,26 @@ class Dies:
 
 
 @dataclass(frozen=True)
+class DiesSending:
+    """Megabytes, but the first worker that sends some kills itself when half of them are sent."""
+
+    markers: Path
+
+    def __call__(self, worker: int, units: Units) -> Iterator[tuple[int, bytes]]:
+        send = Connection._send  # type: ignore[attr-defined]
+
+        def send_half(pipe: Connection, content: memoryview) -> None:
+            if len(content) > 2**20 and not list(self.markers.iterdir()):
+                (self.markers / str(os.getpid())).touch()
+                send(pipe, content[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            send(pipe, content)
+
+        Connection._send = send_half  # type: ignore[attr-defined]
+        yield from megabytes(worker, units)
+
+
+@dataclass(frozen=True)
 class Raises:
     """Raises an error at unit "d"."""
 
@@ -177,6 +198,12 @@ def test_workers_end_when_results_are_no_longer_wanted() -> None:
 @pytest.mark.parametrize("unit", ["a", "b", "f"])
 def test_units_of_a_killed_worker_are_done_by_others(tmp_path: Path, unit: str) -> None:
     assert results(Dies(unit, times=1, markers=tmp_path), RUNS, 2) == EXPECTED
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_worker_killed_amid_sending_a_large_result_is_survived(tmp_path: Path) -> None:
+    runs = [["a"], ["b"], ["c"]]
+    assert results(DiesSending(tmp_path), runs, 2) == results(megabytes, runs, 2)
     assert len(list(tmp_path.iterdir())) == 1
 
 

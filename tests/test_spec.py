@@ -217,6 +217,11 @@ def test_malformed_json_is_refused_with_its_line(line: int) -> None:
         parse_spec("\n".join(lines).encode())
 
 
+def test_malformed_json_after_a_fault_of_meaning_is_refused_with_its_line() -> None:
+    with pytest.raises(UsageError, match=r"^not JSON: .*, line 2$"):
+        parse_spec(b'{"x_size": "seven",\n"y_size": 4 4}')
+
+
 def test_truncated_json_is_refused_with_its_last_line() -> None:
     lines = json.dumps(SPEC, indent=1).splitlines()[:20]
     with pytest.raises(UsageError, match=r"not JSON: .*truncated, line 20$"):
@@ -318,6 +323,16 @@ def test_field_may_be_read_at_the_level_wanted(read: Read) -> None:
 def test_reference_where_starts_do_not_line_up_is_refused(refusal: Refusal) -> None:
     why = refusal(changed({("image", "reference", "src_mip"): 4, ("image", "reference", "dst_mip"): 4}))
     assert why.startswith("image.reference.src_mip 4, wanted at MIP 4: boxes start at multiples of 2^3 voxels")
+
+
+def test_mask_that_does_not_line_up_where_the_reference_wants_it_is_refused(refusal: Refusal) -> None:
+    """At the sample's own level, 1, it would."""
+    why = refusal(changed({("masks", 0, "src_mip"): 4, ("image", "reference", "dst_mip"): 4}))
+    assert why.startswith("masks[0].src_mip 4, wanted at MIP 4: boxes start at multiples of 2^3 voxels, by max_mip")
+
+
+def test_mask_coarser_than_max_mip_may_be_wanted_finer(read: Read) -> None:
+    assert read(changed({("masks", 0, "src_mip"): 4})).masks[0].src_mip == 4
 
 
 def test_shifts_between_the_pixels_of_the_image_are_refused(refusal: Refusal) -> None:

@@ -1,5 +1,6 @@
 """Reading volumes: what is there, what is not, and what cannot be read."""
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,24 @@ def test_reads_n5(volumes: Volumes, folder: Path, mip: int, voxels: np.ndarray) 
         window((0, voxels.shape[0]), (0, voxels.shape[1]), 1)
     )
     np.testing.assert_array_equal(cutout.values, levels[mip][None, :, :, 1], strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_reads_n5_of_numbers_longer_than_a_byte(volumes: Volumes, folder: Path, dtype: str) -> None:
+    """They are big-endian on the disk."""
+    voxels = (VOXELS * 3.5).astype(dtype)
+    cutout = volumes.open(make_n5(folder, [voxels], CHUNK), 0).read(WHOLE)
+    np.testing.assert_array_equal(cutout.values, voxels[None, :, :, 1], strict=True)
+
+
+def test_zarr_v3_with_a_translation_is_refused(volumes: Volumes, waits: list[float], folder: Path) -> None:
+    """CloudVolume would misplace it."""
+    path = make_zarr3(folder, VOXELS, CHUNK)
+    meta = folder / "zarr.json"
+    meta.write_text(meta.read_text().replace('"translation":[0,0,0]', '"translation":[120,0,0]'))  # z, y, x
+    with pytest.raises(UsageError, match="a zarr v3 layer with a translation, which CloudVolume misplaces"):
+        volumes.open(path, 0)
+    assert waits == []
 
 
 def spied_downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
@@ -271,6 +290,18 @@ def test_truncated_chunk_is_retried_then_an_error(
     file = chunk_file(folder, 0, (0, 0, 0))
     file.write_bytes(file.read_bytes()[:kept])
     assert_gives_up(volumes, waits, layer)
+
+
+def test_chunk_of_nothing_in_gzip_is_damage_not_black(
+    volumes: Volumes, waits: list[float], folder: Path, layer: str
+) -> None:
+    chunk_file(folder, 0, (0, 0, 0)).write_bytes(gzip.compress(b""))
+    assert_gives_up(volumes, waits, layer)
+
+
+def test_chunk_of_nothing_in_gzip_is_damage_over_http_too(volumes: Volumes, waits: list[float], server: Server) -> None:
+    server.answers[FIRST_CHUNK] = [Answer(body=gzip.compress(b""), headers={"Content-Encoding": "gzip"})] * 100
+    assert_gives_up(volumes, waits, server.url)
 
 
 def test_chunk_that_is_not_gzip_is_retried_then_an_error(

@@ -1,0 +1,268 @@
+"""verify_dataset.py: silent on whole files, and a line for each fault of a damaged one."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import Command
+from small_jobs import (
+    NAME,
+    PLUS_ONE,
+    dataset_arguments,
+    field_layer,
+    fields_arguments,
+    image_layer,
+    made_folder,
+    put_json,
+    put_main,
+    pyramid_of,
+    spec_of,
+)
+
+from curation import inference, joining, making, stretch
+
+KINDS = ("image", "field", "shard", "joined", "stretch", "older")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A good file of each kind, made by the toolkit; the older one holds nothing but `main`."""
+    folder = tmp_path_factory.mktemp("whole")
+    image = image_layer(folder)
+    vectors = np.random.default_rng(0).normal(1, 2, (32, 32, 6, 2)).astype(np.float32)
+    spec = put_json(folder / "spec.json", spec_of(image, field_layer(folder, vectors)))
+    making.make_dataset(making.Options(str(spec), str(folder), 1))
+    files = {"image": folder / NAME, "field": folder / f"field_0_{NAME}"}
+    pyramid = pyramid_of(folder, PLUS_ONE, "0_mip0in_small")
+    shards = made_folder(folder / "shards")
+    images, prior = map(str, files.values())
+    options = inference.Options(str(pyramid), images, prior, str(shards), 0, "none", 0, 0, cpu_workers=1)
+    inference.generate_fields(options)
+    files["shard"] = shards / "0_1.h5"
+    files["joined"] = folder / "joined.h5"
+    joining.concat_fields(str(shards), str(files["joined"]))
+    stretch.download_image(stretch.Options(image, str(folder), 1, 4, 32, 32, (0,), (32,)))
+    files["stretch"] = folder / "x32_y32_z1_MIP0.h5"
+    files["older"] = put_main(folder / "older.h5", np.ones((3, 2, 8, 8), np.float32), None)
+    return files
+
+
+@pytest.fixture
+def taken(whole: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a good file, to be damaged."""
+    return lambda kind: Path(shutil.copy(whole[kind], tmp_path))
+
+
+Faults = Callable[..., list[str]]
+
+
+@pytest.fixture
+def faults(command: Command) -> Faults:
+    """The lines that verify_dataset.py says of files; each begins with the file it is of."""
+
+    def run(*paths: Path) -> list[str]:
+        done = command("verify_dataset.py", *paths)
+        lines = done.stdout.splitlines()
+        assert done.code == (1 if lines else 0), done.stderr
+        assert all(line.startswith(tuple(f"{path}: " for path in paths)) for line in lines)
+        return lines
+
+    return run
+
+
+# Good files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_good_files_have_no_fault(kind: str, whole: dict[str, Path], faults: Faults) -> None:
+    assert faults(whole[kind]) == []
+
+
+def test_of_several_files_the_bad_one_is_named(
+    whole: dict[str, Path], taken: Callable[[str], Path], faults: Faults
+) -> None:
+    bad = taken("older")
+    bad.write_bytes(bad.read_bytes()[:-200])
+    (line,) = faults(whole["image"], bad, whole["field"])
+    assert line.startswith(f"{bad}: ")
+
+
+# Damage
+
+
+def flip(path: Path, chunk: int) -> None:
+    """Change one bit in the middle of a stored chunk."""
+    with h5py.File(path) as file:
+        place = file["main"].id.get_chunk_info(chunk)
+    content = bytearray(path.read_bytes())
+    content[place.byte_offset + place.size // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [("image", "pair 1 target"), ("stretch", "pair 1 target"), ("field", "pair 1"), ("joined", "pair 1")],
+)
+def test_a_flipped_bit_in_a_chunk(kind: str, where: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken(kind)
+    flip(path, 3 if where.endswith("target") else 1)
+    (line,) = faults(path)
+    assert line.startswith(f"{path}: {where}: ")
+
+
+def test_a_flipped_bit_in_a_shard(taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("shard")
+    flip(path, 0)
+    (line,) = faults(path)
+    assert line.startswith(f"{path}: pair 0: ")
+
+
+@pytest.mark.parametrize("kind", ["image", "field", "shard", "joined", "stretch"])
+def test_values_that_do_not_have_their_crc32(kind: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken(kind)
+    with h5py.File(path, "r+") as file:
+        file["crc32"][0, 0] ^= 1
+    (line,) = faults(path)
+    assert "pair 0" in line
+    assert "crc32" in line
+
+
+def test_values_that_were_replaced(taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("image")
+    with h5py.File(path, "r+") as file:
+        file["main"][2, 1, 5, 5] += 1
+    (line,) = faults(path)
+    assert "pair 2 target: its values do not have the CRC-32" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("image", "mean"), ("image", "zero_variance"), ("field", "translation"), ("stretch", "outside")]
+)
+def test_a_changed_fact(kind: str, name: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken(kind)
+    with h5py.File(path, "r+") as file:
+        file[name][1, 0] += 1
+    lines = faults(path)
+    assert any("pair 1" in line for line in lines)
+
+
+def test_nan_among_the_facts(taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("image")
+    with h5py.File(path, "r+") as file:
+        file["valid"][2, 1] = np.nan
+    lines = faults(path)
+    assert f"{path}: valid of pair 2 target is nan: want 0 to 1" in lines
+
+
+@pytest.mark.parametrize("kind", ["image", "field"])
+def test_a_changed_spec(kind: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken(kind)
+    with h5py.File(path, "r+") as file:
+        file.attrs["spec"] = file.attrs["spec"].replace('"x_start":16', '"x_start":32')
+    (line,) = faults(path)
+    assert "spec_sha256" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"notes", None])
+def test_a_file_that_is_no_hdf5(content: bytes | None, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("image")
+    path.write_bytes(path.read_bytes()[:3000] if content is None else content)
+    (line,) = faults(path)
+    assert "not a readable HDF5 file" in line
+
+
+def test_a_missing_file(tmp_path: Path, faults: Faults) -> None:
+    assert faults(tmp_path / "away.h5") == [f"{tmp_path / 'away.h5'}: no such file"]
+
+
+def test_an_unfinished_file(whole: dict[str, Path], tmp_path: Path, faults: Faults) -> None:
+    path = Path(shutil.copy(whole["image"], tmp_path / f".{NAME.removesuffix('.h5')}.partial.h5"))
+    (line,) = faults(path)
+    assert "unfinished" in line
+
+
+def test_a_missing_chunk(taken: Callable[[str], Path], faults: Faults) -> None:
+    """Of a file whose chunk is not there HDF5 gives zeros."""
+    path = taken("image")
+    with h5py.File(path, "r+") as file:
+        values, crc32 = file["main"][:], file["crc32"][:]
+        del file["main"]
+        main = file.create_dataset("main", values.shape, "f4", chunks=(1, 1, *values.shape[2:]), compression="gzip")
+        for sample, role in np.argwhere(crc32 > 0)[:-1]:
+            main[sample, role] = values[sample, role]
+    assert any("pair 2 target" in line for line in faults(path))
+
+
+# Fields of the older tool: LZF and scaleoffset
+
+
+def smooth(pairs: int = 3, size: int = 32) -> np.ndarray:
+    """Fields that bend gently, as aligners give them: (N, 2, X, Y)."""
+    x, y = np.meshgrid(np.linspace(0, 3, size), np.linspace(0, 3, size), indexing="ij")
+    return np.stack([[4 * np.sin(x + pair), 3 * np.cos(y - pair)] for pair in range(pairs)]).astype(np.float32)
+
+
+def older(path: Path, main: np.ndarray, components: int = 2) -> Path:
+    """As the older tool stored fields, in chunks of one component or both."""
+    with h5py.File(path, "w") as file:
+        chunks = (1, components, *main.shape[2:])
+        file.create_dataset("main", data=main, chunks=chunks, compression="lzf", scaleoffset=2)
+    return path
+
+
+def flat_at_its_minimum(size: int = 32) -> np.ndarray:
+    main = smooth()
+    main[1] = np.maximum(main[1], main[1].min(axis=(1, 2), keepdims=True) + 1.5)
+    return main
+
+
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize(
+    "main",
+    [smooth(), np.zeros((2, 2, 16, 16)), np.full((2, 2, 16, 16), -3.25), flat_at_its_minimum(), smooth() * 2],
+    ids=["smooth", "zero", "constant", "flat at its minimum", "steep"],
+)
+def test_undamaged_older_fields_are_not_accused(
+    main: np.ndarray, components: int, tmp_path: Path, faults: Faults
+) -> None:
+    assert faults(older(tmp_path / "field.h5", main.astype(np.float32), components)) == []
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_nan_that_made_an_older_chunk_unreadable(components: int, tmp_path: Path, faults: Faults) -> None:
+    main = smooth()
+    main[1, :, 0, 0] = np.nan
+    (line,) = faults(older(tmp_path / "field.h5", main, components))
+    assert "pair 1" in line
+    assert "NaN" in line
+
+
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("hole", [(slice(10, 16), slice(8, 20)), (slice(20, 21), slice(20, 21))], ids=["area", "pixel"])
+def test_nan_that_became_numbers_in_an_older_field(
+    hole: tuple[slice, slice], components: int, tmp_path: Path, faults: Faults
+) -> None:
+    main = smooth()
+    main[2, :, hole[0], hole[1]] = np.nan
+    path = older(tmp_path / "field.h5", main, components)
+    with h5py.File(path) as file:
+        assert np.isfinite(file["main"][2]).all()  # what the fault is
+    (line,) = faults(path)
+    assert line.startswith(f"{path}: pair 2: ")
+    assert "scaleoffset makes of NaN" in line
+
+
+def test_the_commands_that_make_these_files_agree(tmp_path: Path, command: Command, faults: Faults) -> None:
+    """The same through the scripts themselves."""
+    made_folder(tmp_path / "out")
+    spec = put_json(tmp_path / "spec.json", spec_of(image_layer(tmp_path), field_layer(tmp_path)))
+    assert command("make_dataset.py", *dataset_arguments(spec, tmp_path / "out")).code == 0
+    pyramid_of(tmp_path, PLUS_ONE, "0_mip0in_small")
+    made_folder(tmp_path / "shards")
+    images, prior = tmp_path / "out" / NAME, tmp_path / "out" / f"field_0_{NAME}"
+    run = fields_arguments(tmp_path, images, prior, src_mip=0, dst_mip=0)
+    assert command("generate_fields.py", *run).code == 0
+    assert faults(images, prior, *(tmp_path / "shards").iterdir()) == []
