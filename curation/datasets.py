@@ -7,6 +7,7 @@ stand `start`, `crc32` and a dataset for each fact known of a sample (README, "D
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class Layout:
 class Dataset:
     """A dataset file opened to read, of this toolkit or an older one, which may hold nothing but `main` or `img`.
 
-    main: (N, 2, X, Y). mip: None where the file does not say. arrays: `start` and `translation`, if there.
+    main: (N, 2, X, Y). mip: None where the file does not say. arrays: `start`, `translation` and `pair`, if there.
     """
 
     path: Path
@@ -105,6 +106,13 @@ class Dataset:
     mip: int | None
     arrays: Mapping[str, np.ndarray]
     attributes: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str | None:
+        """ "image" or "field"; None where an older file does not tell."""
+        if "decimals" in self.attributes:
+            return "field"
+        return "image" if "mean" in self.file else None
 
     @property
     def chunk_roles(self) -> int:
@@ -122,6 +130,9 @@ class Dataset:
                 digest.update(self.file[name][:].tobytes())
         if "crc32" not in self.file:
             digest.update(str(self.path.stat().st_size).encode())
+            for sample in (0, self.main.shape[0] // 2, -1):  # without compression all files of a shape are of a size
+                with suppress(OSError):  # of NaN, older tools may have made a chunk that cannot be read
+                    digest.update(self.main[sample].tobytes())
         return digest.hexdigest()
 
 
@@ -140,7 +151,7 @@ def open_dataset(path: PathLike) -> Dataset:
     if main.ndim != 4 or main.shape[1] != 2 or main.shape[0] == 0 or main.dtype.kind != "f":
         raise UsageError(f"{path}: {main.name} is {main.dtype} {main.shape}: want float (N, 2, X, Y), N at least 1")
     mip = file.attrs.get("mip")
-    arrays = {name: file[name][:] for name in ("start", "translation") if name in file}
+    arrays = {name: file[name][:] for name in ("start", "translation", "pair") if name in file}
     return Dataset(path, file, main, None if mip is None else int(mip), arrays, dict(file.attrs))
 
 

@@ -168,17 +168,17 @@ def open_inputs(options: Options) -> tuple[Dataset, Dataset | None]:
     if options.prev_field_path is None:
         if options.stage > 0:
             raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
-        _check_mip(images, options.src_mip)
+        _check(images, "image", options.src_mip)
         return images, None
     prior = open_dataset(options.prev_field_path)
-    for dataset in (images, prior):
-        _check_mip(dataset, options.src_mip)
+    _check(images, "image", options.src_mip)
+    _check(prior, "field", options.src_mip)
     if images.main.shape != prior.main.shape:
         raise UsageError(
             f"{images.path} is {images.main.shape}, {prior.path} is {prior.main.shape}: want the same shape"
         )
     for name in set(images.arrays) & set(prior.arrays):
-        differs = (images.arrays[name] != prior.arrays[name]).any(axis=(1, 2))
+        differs = (images.arrays[name] != prior.arrays[name]).reshape(len(images.main), -1).any(axis=1)
         if differs.any():
             pair = int(differs.argmax())
             raise UsageError(
@@ -188,7 +188,9 @@ def open_inputs(options: Options) -> tuple[Dataset, Dataset | None]:
     return images, prior
 
 
-def _check_mip(dataset: Dataset, src_mip: int) -> None:
+def _check(dataset: Dataset, kind: str, src_mip: int) -> None:
+    if dataset.kind not in (kind, None):
+        raise UsageError(f"{dataset.path}: {dataset.kind} file, where {kind} file is wanted")
     if dataset.mip is not None and dataset.mip != src_mip:
         raise UsageError(f"{dataset.path} is of MIP {dataset.mip}, not src_mip {src_mip}")
 

@@ -10,6 +10,7 @@ from cloudvolume import CloudVolume
 
 from .errors import UsageError
 from .files import differences
+from .stores import DamagedError
 from .volumes import Volume, Volumes
 
 _BEING_REPLACED: dict[str, Any] = {"identity": {}, "finished": False}
@@ -77,7 +78,7 @@ class LayerInTheMaking:
         try:
             state: dict[str, Any] | None = self._files.get_json("curation.json")
             return state
-        except (ValueError, OSError):  # torn when the run that wrote it was killed
+        except (ValueError, DamagedError):  # torn when the run that wrote it was killed
             return _BEING_REPLACED
 
     def _is_there(self, volume: Volume, section: int) -> bool:

@@ -24,6 +24,7 @@ from . import __version__
 from .datasets import DEFLATE_LEVEL, FACTS, Chunk, Layout, open_dataset
 from .errors import UsageError, WorkError
 from .files import PathLike, differences, publish
+from .probing import is_walkable
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
 _ROOM = 64 * 2**20
@@ -224,7 +225,9 @@ def _resumed(partial: Path, layout: Layout) -> h5py.File | None:
     if not partial.exists():
         return None
     try:
-        file = _opened(partial)
+        if not _is_walkable_with_room(partial):
+            return None
+        file = h5py.File(partial, "r+")
         _check_identity(partial, file, layout.identity)
         if not _has_form(file, layout):
             return None
@@ -238,16 +241,16 @@ def _resumed(partial: Path, layout: Layout) -> h5py.File | None:
     return file if good else _salvaged(partial, file, layout, entries * intact)
 
 
-def _opened(partial: Path) -> h5py.File:
-    try:
-        return h5py.File(partial, "r+")
-    except (BlockingIOError, PermissionError):
-        raise
-    except OSError:
-        # A crash amid a flush can leave a file that ends before where its header says: with room there it opens,
-        # and what is not intact in it is seen.
-        os.truncate(partial, partial.stat().st_size + _ROOM)
-        return h5py.File(partial, "r+")
+def _is_walkable_with_room(partial: Path) -> bool:
+    """Whether it can be opened and walked through, if need be with room at its end.
+
+    A crash amid a flush can leave a file that ends before where its header says: with room there it opens, and what is
+    not intact in it is seen.
+    """
+    if is_walkable(partial):
+        return True
+    os.truncate(partial, partial.stat().st_size + _ROOM)
+    return is_walkable(partial)
 
 
 def _check_identity(path: Path, file: h5py.File, identity: Mapping[str, Any]) -> None:
@@ -361,6 +364,8 @@ def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> No
 def _check_partial(partial: Path, identity: Mapping[str, Any]) -> None:
     """Refuse a partial file that something else shaped; what is wrong with one otherwise shows when it is resumed."""
     try:
+        if not partial.exists() or not is_walkable(partial):
+            return
         with h5py.File(partial, "r") as file:
             _check_identity(partial, file, identity)
     except UsageError:

@@ -124,7 +124,7 @@ def section_reader(volume_folder: Path) -> Callable[[int], SectionTruth]:
     if not (folder / "truth" / "info").exists():
         raise ValueError(f"{volume_folder}: no layer 'truth' in it; build it with make_sample_volume.py")
     layers = {
-        name: CloudVolume((folder / name).as_uri(), mip=mip, progress=False)
+        name: CloudVolume(f"file://{folder / name}", mip=mip, progress=False)
         for name, mip in (("truth", TRUTH_MIP), ("field", FIELD_MIP), ("mask", 0))
     }
     sections: dict[int, SectionTruth] = {}

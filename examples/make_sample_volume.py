@@ -362,7 +362,7 @@ class Layer:
             num_channels=channels, layer_type="image", data_type=data_type, encoding="raw", chunk_size=CHUNK,
             resolution=RESOLUTION, voxel_offset=(0, 0, 0), volume_size=(size, size, sections),
         )  # fmt: skip
-        url = path.as_uri()
+        url = f"file://{path}"
         volume = CloudVolume(url, info=info)
         for mip in range(1, MAX_MIP + 1):
             volume.add_scale((2**mip, 2**mip, 1), chunk_size=CHUNK)
@@ -395,7 +395,7 @@ def spec_template(folder: Path, size: int, dst_mip: int) -> dict[str, object]:
     covered = int(COARSE_SHARE * size)
 
     def layer(name: str, src_mip: int, reference_mip: int) -> dict[str, object]:
-        path, side = (folder / name).as_uri(), covered >> reference_mip
+        path, side = f"file://{folder / name}", covered >> reference_mip
         box = {"src_mip": reference_mip, "dst_mip": reference_mip, "x_size": side, "y_size": side}
         return {"path": path, "src_mip": src_mip, "reference": {"path": path, **box}}
 
@@ -403,7 +403,7 @@ def spec_template(folder: Path, size: int, dst_mip: int) -> dict[str, object]:
     return {
         "image": layer("image", dst_mip, COARSE_MIP),
         "field": layer("field", FIELD_MIP, FIELD_MIP),
-        "masks": [{"path": (folder / "mask").as_uri(), "src_mip": dst_mip, "threshold": MASK_THRESHOLD}],
+        "masks": [{"path": f"file://{folder / 'mask'}", "src_mip": dst_mip, "threshold": MASK_THRESHOLD}],
         "max_mip": MAX_MIP,
         "dst_mip": dst_mip,
         "x_size": side,

@@ -305,3 +305,15 @@ def test_modules_with_neighbours_of_one_name_do_not_share_them(options: Callable
     generate_fields(options(pyramid_path=str(other), temp_dir=str(tmp_path / "shards2")))
     with h5py.File(tmp_path / "shards" / "0_1.h5") as one, h5py.File(tmp_path / "shards2" / "0_1.h5") as two:
         np.testing.assert_allclose(one["main"][:] - two["main"][:], 2, atol=1e-6)
+
+
+def test_image_and_field_files_the_wrong_way_round_are_refused(
+    options: Callable[..., Options], images: np.ndarray, priors: np.ndarray, tmp_path: Path
+) -> None:
+    image_path = dataset(tmp_path / "real_images.h5", images, mean=np.zeros((PAIRS, 2), np.float32))
+    with h5py.File(dataset(tmp_path / "real_fields.h5", priors), "r+") as file:
+        file.attrs["decimals"] = 2
+    with pytest.raises(UsageError, match=r"real_fields.h5: field file, where image file is wanted"):
+        generate_fields(options(image_path=str(tmp_path / "real_fields.h5")))
+    with pytest.raises(UsageError, match=r"real_images.h5: image file, where field file is wanted"):
+        generate_fields(options(prev_field_path=image_path))
