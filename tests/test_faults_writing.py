@@ -92,7 +92,7 @@ cutting.COMMIT_S = 0
 put = cutting.Sink.put
 def slow(self, box, cut):
     put(self, box, cut)
-    time.sleep(0.05)
+    time.sleep(0.5)
 cutting.Sink.put = slow
 import make_dataset
 make_dataset.cli.run(make_dataset.parser(), make_dataset.main)
