@@ -1,10 +1,11 @@
-# make demo, make test: each creates .venv and installs the pinned requirements first, if they are not there yet.
+# make demo, make test, make torture (500 kills, and a fault at every single write): each creates .venv and installs the pinned requirements first, if they
+# are not there yet.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint torture clean
 
 demo: $(VENV)/.ready
 	rm -rf demo
@@ -17,6 +18,10 @@ lint: $(VENV)/.ready
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
+
+torture: $(VENV)/.ready
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(RUN)/python tests/crash/torture.py
+	CURATION_EVERY_WRITE=1 $(RUN)/python -m pytest tests/crash/test_writes.py
 
 $(VENV)/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=...")'

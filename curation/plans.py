@@ -65,6 +65,8 @@ class Plan:
 
     def __str__(self) -> str:
         free = "" if self.free_bytes is None else f"; {gib(self.free_bytes)} are free there"
+        if self.free_bytes is not None and self.free_bytes < self.output_bytes:
+            free += ", which may not be enough"
         lines = [
             ("output", ", ".join(self.outputs)),
             ("pairs", str(self.pairs) + (f", {self.repeated_pairs} of them repeated" if self.repeated_pairs else "")),

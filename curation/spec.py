@@ -77,7 +77,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
     dst_mip: Level
     x_size: Size
     y_size: Size
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair, ...] = ()  # none yet in a template
 
     def starts(self) -> np.ndarray:
         """The pairs' starts, (N, 2, 3) int64: source and target; x, y, z in MIP-0 voxels."""
@@ -262,7 +262,7 @@ def sha256(text: str) -> str:
 def write_spec(path: str | os.PathLike[str], spec: Spec, pairs: Iterable[str], overwrite: bool) -> None:
     """Write `spec` with `pairs`, each the JSON text of one pair, one a line: a spec of a million pairs streams by."""
     head = msgspec.to_builtins(msgspec.structs.replace(spec, pairs=()))
-    del head["pairs"]
+    head.pop("pairs", None)
     opening = msgspec.json.format(msgspec.json.encode(head), indent=2).decode().removesuffix("\n}")
     with written_whole(path, overwrite) as file:
         file.write(opening + ',\n  "pairs": [')

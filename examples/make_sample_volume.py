@@ -84,6 +84,8 @@ def make_sample_volume(folder: Path, size: int = 2048, sections: int = 6, seed: 
     if sections < 3:
         raise ValueError(f"sections is {sections}; offsets of two sections need at least 3")
     folder = folder.resolve()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; take a new folder, or remove what is in it")
     folder.mkdir(parents=True, exist_ok=True)
     layers = {
         "image": Layer(folder / "image", size, sections, "uint8", channels=1),

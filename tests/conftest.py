@@ -6,17 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import ROOT, Command, Outcome, Script
 
 from curation import cli
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -52,23 +49,6 @@ def fails(script: Script) -> Callable[..., str]:
         return line
 
     return run
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a script ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def line(self) -> str:
-        """The last line on stderr, after the progress bars."""
-        return self.stderr.replace("\r", "\n").strip().splitlines()[-1]
-
-
-Command = Callable[..., Outcome]
 
 
 @pytest.fixture

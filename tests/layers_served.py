@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ class Answer:
     """Given instead of a file. body: None for the file's own. sent: the fraction of the body before the line is cut.
 
     headers: to send too. reset: the connection is reset instead. silent: nothing is said at all, until the server ends.
+    delay: seconds before it.
     """
 
     status: int = 200
@@ -26,6 +28,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     reset: bool = False
     silent: bool = False
+    delay: float = 0
 
 
 @dataclass
@@ -57,6 +60,7 @@ def served(folder: Path) -> Iterator[Server]:
             given[file] += 1
             nth = given[file]
             answer = answers[nth - 1] if nth <= len(answers) else server.otherwise(file, nth)
+            time.sleep(answer.delay)
             if answer.silent:
                 ended.wait(PATIENCE_S)
             elif answer.reset:

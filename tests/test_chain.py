@@ -5,7 +5,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from conftest import ROOT, Script
+from commands import ROOT, Script
 from PIL import Image
 from volumes_made import make_layer
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, Script
+from commands import ROOT, Command, Script
 from small_jobs import (
     ONES,
     Refused,

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from commands import Command
 from small_jobs import (
     PLUS_ONE,
     Refused,

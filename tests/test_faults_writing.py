@@ -16,7 +16,7 @@ from typing import Any
 
 import h5py
 import pytest
-from conftest import ROOT, Command
+from commands import ROOT, Command
 from small_jobs import (
     NAME,
     Refused,

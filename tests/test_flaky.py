@@ -5,12 +5,13 @@ Waits between attempts are taken out by `Volumes(sleep=...)`, which the jobs her
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
+from commands import Command
 from layers_served import Answer, Server, served
 from small_jobs import Refused, contents, dataset_arguments, made_folder, pair, put_json, spec_of
 from volumes_made import make_layer
@@ -83,14 +84,14 @@ def datasets(folder: Path) -> dict[str, dict[str, bytes]]:
 
 
 def now_and_then(file: str, nth: int) -> Answer:
-    """One request in twenty fails, in one of four ways; which ones depends on nothing but the file and its turn."""
+    """Far away, and one request in twenty fails, in one of four ways; which depends on the file and its turn alone."""
     chance = random.Random(f"{file} {nth}")
-    if chance.random() >= 0.05:
-        return Answer()
-    return chance.choice([Answer(503), Answer(reset=True), Answer(sent=0.5), Answer(sent=0)])
+    fails = chance.random() < 0.05
+    answer = chance.choice([Answer(503), Answer(reset=True), Answer(sent=0.5), Answer(sent=0)]) if fails else Answer()
+    return replace(answer, delay=0.05)
 
 
-def test_a_store_that_fails_now_and_then_changes_nothing(
+def test_a_far_store_that_fails_now_and_then_changes_nothing(
     server: Server,
     job: Arguments,
     from_disk: dict[str, dict[str, bytes]],

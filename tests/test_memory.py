@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from commands import ROOT
 from small_jobs import dataset_arguments, made_folder, pair, put_json, spec_of
 from volumes_made import make_layer
 

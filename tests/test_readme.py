@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 
 from curation.spec import read_spec
 

@@ -1,13 +1,14 @@
 """What is said before a run (--dry_run) and after it (the table), against numbers counted by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from conftest import Command
+from commands import Command
 from small_jobs import (
     NAME,
     ONES,
@@ -29,6 +30,7 @@ from small_jobs import (
 from volumes_made import chunk_file, make_layer
 
 from curation import cutting
+from curation.plans import Plan
 
 
 def table(text: str) -> dict[str, str]:
@@ -271,3 +273,9 @@ def test_verify_accepts_files_with_pairs_left_out(blemished: Json, job: Any, com
     assert command("make_dataset.py", *job(blemished, "--min_valid", 0.6)).code == 0
     done = command("verify_dataset.py", *(tmp_path / "out").glob("*.h5"))
     assert (done.code, done.stdout) == (0, "")
+
+
+def test_a_plan_says_when_the_disk_may_be_too_small() -> None:
+    plan = Plan(("a.h5",), 1, 2, 0, 3, 0, output_bytes=2**30, free_bytes=2**29)
+    assert str(plan).endswith("up to 1.00 GiB; 0.50 GiB are free there, which may not be enough")
+    assert "may not be enough" not in str(replace(plan, free_bytes=2**30))

@@ -38,6 +38,14 @@ def no_hang() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(autouse=True)
+def no_worker_is_left() -> Iterator[None]:
+    """Whatever a test does with workers, they end with it."""
+    others = multiprocessing.active_children()
+    yield
+    assert multiprocessing.active_children() == others
+
+
 def results(work: Any, runs: Sequence[Sequence[Any]], workers: int) -> dict[int, Any]:
     """All results by number; one that comes twice is an error."""
     found: dict[int, Any] = {}
@@ -180,16 +188,10 @@ def test_large_results_come_whole() -> None:
     }
 
 
-def test_workers_end_with_the_work() -> None:
-    results(upper, RUNS, 2)
-    assert multiprocessing.active_children() == []
-
-
 def test_workers_end_when_results_are_no_longer_wanted() -> None:
     first = run(upper, RUNS, 2)
     next(first)
     first.close()  # type: ignore[attr-defined]
-    assert multiprocessing.active_children() == []
 
 
 # Deaths
@@ -216,7 +218,6 @@ def test_unit_that_kills_every_worker_is_an_error_not_a_hang(tmp_path: Path) -> 
     with pytest.raises(WorkError, match=r"a worker process ended by itself \(SIGKILL\)"):
         results(Dies("b", times=1000, markers=tmp_path), RUNS, 2)
     assert len(list(tmp_path.iterdir())) == DEATHS_ALLOWED + 1
-    assert multiprocessing.active_children() == []
 
 
 # Errors
@@ -227,7 +228,6 @@ def test_unit_that_kills_every_worker_is_an_error_not_a_hang(tmp_path: Path) -> 
 def test_what_work_raises_is_raised_here(error: Exception, workers: int) -> None:
     with pytest.raises(type(error), match=f"^{error}$"):
         results(Raises(error), RUNS, workers)
-    assert multiprocessing.active_children() == []
 
 
 def test_other_errors_of_a_worker_are_failures_at_work_with_their_kind() -> None:

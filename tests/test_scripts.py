@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, Script
+from commands import ROOT, Script
 from volumes_made import make_layer
 
 from curation import cli

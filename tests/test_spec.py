@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import ROOT
 
 from curation.errors import UsageError
 from curation.spec import (
@@ -264,7 +265,6 @@ def test_unknown_key_is_refused_with_its_path(refusal: Refusal, path: tuple[str 
     ("path", "where"),
     [
         (("dst_mip",), ""),
-        (("pairs",), ""),
         (("image", "path"), " - at `$.image`"),
         (("field", "reference", "x_size"), " - at `$.field.reference`"),
         (("masks", 0, "threshold"), " - at `$.masks[0]`"),
@@ -385,3 +385,12 @@ def test_start_between_the_coarsest_pixels_is_refused_with_its_index(
 
 def test_sections_need_not_be_multiples(read: Read) -> None:
     assert read(changed({("pairs", 1, "tgt", "z_start"): 7})).starts()[1, 1].tolist() == [-8, 0, 7]
+
+
+def test_a_template_may_leave_pairs_out(tmp_path: Path) -> None:
+    content = json.loads((ROOT / "spec_template.json").read_text())
+    del content["pairs"]
+    (tmp_path / "spec.json").write_text(json.dumps(content))
+    assert read_spec(tmp_path / "spec.json", template=True).pairs == ()
+    with pytest.raises(UsageError, match="no pairs: make some"):
+        read_spec(tmp_path / "spec.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import Command
+from commands import Command
 from small_jobs import (
     NAME,
     PLUS_ONE,

@@ -1,0 +1,89 @@
+"""Runs that die, or fail, around the rename of a finished file: the old file or the new one is there, never between."""
+
+import errno
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crashing import (
+    Call,
+    Nursery,
+    differing,
+    dying,
+    failing,
+)
+from steps import (
+    Inputs,
+    Step,
+    each_step,
+    finishes,
+)
+
+from curation.errors import WorkError
+
+SYNC, RENAME = "curation.files.sync", "curation.files.os.replace"  # a file is synced and renamed, its folder synced
+OF_A_FILE = [(SYNC, 0, False), (RENAME, 0, False), (SYNC, 1, False), (SYNC, 1, True)]
+OF_TWO_FILES = [*OF_A_FILE[:3], (SYNC, 2, False), (RENAME, 1, False), (SYNC, 3, False), (SYNC, 3, True)]
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "at", "after"),
+    [
+        *(("make_dataset", *moment) for moment in OF_TWO_FILES),
+        *(("download_image", *moment) for moment in OF_TWO_FILES if moment[0] == RENAME),
+        *(("concat_fields", *moment) for moment in OF_A_FILE),
+    ],
+    indirect=["step"],
+)
+def test_killed_around_the_rename_the_old_file_or_the_new_is_there(
+    step: Step, name: str, at: int, after: bool, nursery: Nursery, inputs: Inputs, out: Path
+) -> None:
+    old = (inputs.folder / "images.h5").read_bytes()
+    names = [path.name for path in step.reference.glob("*.h5")]
+    for file in names:
+        (out / file).write_bytes(old)
+    call = replacing(step, out)
+    assert nursery.run(call.after(partial(dying, name, at, after))).killed
+    for file in names:
+        assert (out / file).read_bytes() == old or differing(out / file, step.reference / file) == []
+    assert finishes(nursery, step, call, out) == []
+
+
+def replacing(step: Step, out: Path) -> Call:
+    """The step's call with --overwrite."""
+    call = step.call(out)
+    if step.name == "concat_fields":
+        return Call(call.function, (*call.arguments[:2], True), call.prepare)
+    (options,) = call.arguments
+    return Call(call.function, (replace(options, overwrite=True),), call.prepare)
+
+
+def is_folder(path: Any, *_: Any) -> bool:
+    return Path(path).is_dir()
+
+
+@each_step
+@pytest.mark.parametrize(
+    ("name", "at", "when"),
+    [
+        ("curation.files.os.fsync", 0, None),
+        ("curation.files.os.fsync", 1, None),
+        ("curation.files.os.replace", 0, None),
+        ("curation.files.os.open", 0, is_folder),
+    ],
+)
+def test_an_input_output_error_is_never_a_success(
+    name: str, at: int, when: Callable[..., bool] | None, step: Step, nursery: Nursery, out: Path
+) -> None:
+    call = step.call(out)
+    error = nursery.run(call.after(partial(failing, name, at, errno.EIO, when))).error
+    assert isinstance(error, WorkError)
+    assert re.search(r"\.h5: Input/output error", str(error))
+    there = [path.name for path in out.glob("*.h5") if not path.name.startswith(".")]
+    if step.name != "generate_fields":  # whose shards are checked when they are joined
+        assert [fault for file in there for fault in differing(out / file, step.reference / file)] == []
+    assert finishes(nursery, step, call, out) == []
