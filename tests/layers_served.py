@@ -89,6 +89,9 @@ def served(folder: Path) -> Iterator[Server]:
     class Http(ThreadingHTTPServer):
         request_queue_size = 128  # of connections not taken yet: beyond it the system would drop them
 
+        def handle_error(self, *_: object) -> None:
+            """A client that was killed has nothing to be told."""
+
     with Http(("127.0.0.1", 0), Handler) as http:
         server = Server(f"precomputed://http://127.0.0.1:{http.server_port}")
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -189,17 +189,31 @@ def duration(nursery: Nursery, step: Step, folder: Path, times: int = 3) -> floa
     return min(taken)
 
 
-def sweep(nursery: Nursery, step: Step, folder: Path, delays: Iterable[float]) -> Iterator[Kill]:
-    """Kill a run after each delay, and have the same call finish what is left."""
-    for number, delay in enumerate(delays):
+GOLDEN = 0.618034  # whose multiples, modulo 1, fill an interval evenly, however many are taken
+
+
+def sweep(nursery: Nursery, step: Step, folder: Path, kills: int, begin: float = 0.0) -> Iterator[Kill]:
+    """Kill `kills` runs at work, at moments spread evenly from `begin`, a share of a run, on; the same call finishes.
+
+    A kill that comes after the end does not count, and those after it come sooner: how long a run takes varies.
+    """
+    longest = duration(nursery, step, folder)
+    hits = number = 0
+    while hits < kills:
+        if number >= 5 * kills:
+            raise TimeoutError(f"{hits} of {number} kills met a run at work")
+        delay = longest * (begin + (1 - begin) * (number * GOLDEN % 1))
         destination = folder / f"killed_{number}"
         destination.mkdir()
         call = step.call(destination)
         hit = nursery.kill(call, delay).killed
         outcome = nursery.run(call)
         faults = step.faults(destination) if outcome.is_finished else [repr(outcome.error)]
-        resumed = step.resumed(outcome.value) if outcome.value else 0
-        yield Kill(delay, hit, resumed, tuple(faults))
+        yield Kill(delay, hit, step.resumed(outcome.value) if outcome.value else 0, tuple(faults))
+        hits += hit
+        number += 1
+        if not hit:
+            longest *= 0.95
 
 
 def stat(process: int) -> list[str]:

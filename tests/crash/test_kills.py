@@ -3,12 +3,12 @@
 import os
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from crashing import Nursery
-from steps import Inputs, Step, alive, duration, each_step, finishes, sweep, waited
+from crashing import Nursery, dying
+from steps import AT_WORK, Inputs, Step, alive, each_step, finishes, sweep, waited
 
 KILLS = 40
 
@@ -17,19 +17,16 @@ KILLS = 40
 def test_killed_at_any_moment_the_same_call_ends_as_if_undisturbed(
     step: Step, nursery: Nursery, tmp_path: Path
 ) -> None:
-    longest = duration(nursery, step, tmp_path)
-    kills = list(sweep(nursery, step, tmp_path, np.linspace(0, longest, KILLS).tolist()))
+    kills = list(sweep(nursery, step, tmp_path, KILLS))
     assert [kill for kill in kills if kill.faults] == []
-    assert sum(kill.hit for kill in kills) >= KILLS // 2
-    assert sum(kill.hit and kill.resumed > 0 for kill in kills) >= KILLS // 10
+    assert any(kill.hit and kill.resumed > 0 for kill in kills)
 
 
 @each_step
-def test_killed_again_and_again_it_gets_there(step: Step, nursery: Nursery, out: Path, tmp_path: Path) -> None:
-    longest = duration(nursery, step, tmp_path, times=1)
+def test_killed_again_and_again_it_gets_there(step: Step, nursery: Nursery, out: Path) -> None:
     call = step.call(out)
-    hits = [nursery.kill(call, longest * share).killed for share in np.linspace(0.3, 0.8, 8)]
-    assert sum(hits) >= 3
+    for _ in range(5):
+        assert nursery.run(call.after(partial(dying, AT_WORK.get(step.name, "curation.writing.Writer.put"), 3))).killed
     assert finishes(nursery, step, call, out) == []
 
 

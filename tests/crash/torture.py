@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from crashing import Nursery
-from steps import Inputs, Kill, Step, duration, make_steps, sweep
+from steps import Inputs, Kill, Step, make_steps, sweep
 from tqdm import tqdm
 
 PARALLEL_SHARE = 0.1
@@ -34,14 +33,14 @@ def main() -> int:
         tqdm(total=wanted, unit="kill", smoothing=0) as bar,
     ):
         for name, kill in kills(nursery, Path(folder), wanted):
-            bar.update()
-            found.setdefault(name, Counter()).update(kills=1, hits=kill.hit, resumed=kill.hit and kill.resumed > 0)
+            bar.update(kill.hit)
+            found.setdefault(name, Counter()).update(runs=1, hits=kill.hit, resumed=kill.hit and kill.resumed > 0)
             if kill.faults:
                 bar.close()
                 print(f"{name}, killed after {kill.delay:.4f} s: {', '.join(kill.faults)}")
                 return 1
     for name, counts in found.items():
-        print(f"{name:<28} {counts['kills']:>5} kills, {counts['hits']} at work, {counts['resumed']} with work kept")
+        print(f"{name:<28} {counts['hits']:>5} kills of {counts['runs']} runs, {counts['resumed']} with work kept")
     print("every run ended as if it had not been killed")
     return 0
 
@@ -59,9 +58,8 @@ def kills(nursery: Nursery, folder: Path, wanted: int) -> Iterator[tuple[str, Ki
         share = many + (number < rest) if name in made else few
         place = folder / f"kills_{number}"
         place.mkdir()
-        longest = duration(nursery, step, place)
-        begin = 0 if name in made else 0.7 * longest  # workers take a while to start
-        for kill in sweep(nursery, step, place, np.linspace(begin, longest, share).tolist()):
+        begin = 0 if name in made else 0.7  # workers take a while to start
+        for kill in sweep(nursery, step, place, share, begin):
             yield name, kill
 
 
