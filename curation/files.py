@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -106,6 +107,38 @@ def publish(temporary: Path, target: Path) -> None:
     sync(temporary)
     os.replace(temporary, target)
     sync(target.parent)
+
+
+class Draining:
+    """Moves what is written of a growing file on to the disk in the background, a piece at a time.
+
+    So there is little to wait for at the end, and little for the system to hold in memory: pages that the disk has are
+    given back, to be written to again, which is several times cheaper than taking up fresh ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._thread = ThreadPoolExecutor(1)
+        self._under_way: Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin with what was written until now, unless earlier writing is under way yet; `OSError` if that failed."""
+        if self._under_way is None or self._under_way.done():
+            self.wait()
+            self._under_way = self._thread.submit(self._drain)
+
+    def wait(self) -> None:
+        """Until what is under way is on the disk; `OSError` if it cannot be: the system tells of that once only."""
+        if self._under_way is not None:
+            self._under_way.result()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        os.close(self._descriptor)
+
+    def _drain(self) -> None:
+        os.fdatasync(self._descriptor)
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync(path: Path) -> None:

@@ -184,5 +184,5 @@ def _chunk(data: Dataset, sample: int, stored_alike: bool) -> Chunk:
     crc32: Mapping[str, Any] = data.file
     if stored_alike and "crc32" in crc32:
         skipped, stored = data.main.id.read_direct_chunk((sample, 0, 0, 0))
-        return Chunk(stored, int(crc32["crc32"][sample, 0]), skipped)
+        return Chunk(np.frombuffer(stored, np.uint8), int(crc32["crc32"][sample, 0]), skipped)
     return encode(data.main[sample])

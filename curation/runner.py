@@ -10,6 +10,7 @@ it holds the queue's lock or has sent half a message; here that is an end of fil
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -20,6 +21,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from .errors import UsageError, WorkError
@@ -112,7 +114,7 @@ class _Crew(Generic[Unit, Result]):
     def _listen(self, pipe: Connection) -> Iterator[tuple[int, Result]]:
         member = self._members[pipe]
         try:
-            kind, *content = pipe.recv()
+            kind, *content = _receive(pipe)
             if kind == _WANT:
                 self._give(member)
         except (EOFError, OSError):  # OSError: it died amid a message
@@ -173,14 +175,42 @@ def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for done, result in work(number, _units(pipe)):
-            pipe.send((_RESULT, done, result))
+            _send(pipe, (_RESULT, done, result))
         pipe.recv()
     except (EOFError, ConnectionError):
         pass
     except Exception as error:
         with suppress(OSError):
-            pipe.send((_FAILED, _sendable(error)))
+            _send(pipe, (_FAILED, _sendable(error)))
     os._exit(0)  # without waiting for threads that may still be reading
+
+
+def _send(pipe: Connection, message: Any) -> None:
+    """Send a message; the arrays in it go as they lie in memory (PEP 574), where pickling would copy them twice."""
+    arrays: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
+    views = [array.raw() for array in arrays]
+    pipe.send(([view.nbytes for view in views], content))
+    for view in views:
+        _all_of(view, lambda part: os.writev(pipe.fileno(), [part]))
+
+
+def _receive(pipe: Connection) -> Any:
+    """The next message; `EOFError` at the end of the pipe, though it be amid a message."""
+    sizes, content = pipe.recv()
+    arrays = [np.empty(size, np.uint8) for size in sizes]
+    for array in arrays:
+        _all_of(array.data, lambda part: os.readv(pipe.fileno(), [part]))
+    return pickle.loads(content, buffers=arrays)
+
+
+def _all_of(view: memoryview, move: Callable[[memoryview], int]) -> None:
+    moved = 0
+    while moved < view.nbytes:
+        count = move(view[moved:])
+        if count == 0:
+            raise EOFError
+        moved += count
 
 
 def _end_with_parent() -> None:
@@ -193,7 +223,7 @@ def _end_with_parent() -> None:
 
 def _units(pipe: Connection) -> Iterator[tuple[int, Any]]:
     while True:
-        pipe.send((_WANT,))
+        _send(pipe, (_WANT,))
         run = pipe.recv()
         if not run:
             return

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from isal import isal_zlib
 from . import __version__
 from .datasets import DEFLATE_LEVEL, FACTS, Chunk, Layout, open_dataset
 from .errors import UsageError, WorkError
-from .files import PathLike, differences, publish
+from .files import Draining, PathLike, differences, publish
 from .probing import is_walkable
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
+Buffer = bytes | np.ndarray
 _ROOM = 64 * 2**20
 
 
@@ -51,6 +52,7 @@ class Writer:
             self._entries = self._file["checksum"][:]
             self._crc32 = self._file["crc32"][:]
             self.facts = {name: self._file[name][:] for name in layout.facts}
+            self._draining = Draining(self._partial)
         self._touched: set[int] = set()
 
     def __enter__(self) -> "Writer":
@@ -58,15 +60,18 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave the file as it is, to be resumed. An error on the way here is not hidden by another one."""
-        if not self._file:
-            return
-        with _quiet_hdf5() if kind else nullcontext():
-            try:
-                with suppress(WorkError) if kind else nullcontext():
-                    self.commit()
-            finally:
-                with suppress(OSError, RuntimeError):  # after a failed write HDF5 may not close in order either
-                    self._file.close()
+        with closing(self._draining):
+            if self._file:
+                with _quiet_hdf5() if kind else nullcontext():
+                    self._leave(suppress(WorkError) if kind else nullcontext())
+
+    def _leave(self, errors: AbstractContextManager[None]) -> None:
+        try:
+            with errors:
+                self.commit()
+        finally:
+            with suppress(OSError, RuntimeError):  # after a failed write HDF5 may not close in order either
+                self._file.close()
 
     @property
     def done(self) -> np.ndarray:
@@ -96,11 +101,14 @@ class Writer:
             self._file.flush()
             self._file["checksum"][rows] = self._entries[rows]
             self._file.flush()
+            self._draining.start()
         self._touched.clear()
 
     def finish(self, keep: np.ndarray | None = None) -> None:
         """Check the whole file, and move it into its place: all samples, or those of `keep`, (N,) bool."""
         self.commit()
+        with _failing(self._partial):
+            self._draining.wait()
         if not self.done.all():
             raise WorkError(f"{self._partial}: {np.sum(~self.done)} of {self.done.size} boxes are missing")
         with _failing(self._partial):
@@ -157,7 +165,7 @@ def _row(facts: Mapping[str, np.ndarray], crc32: np.ndarray, sample: int, role: 
     return b"".join(np.asarray(value).tobytes() for value in [*known, crc32[sample, role : role + 1]])
 
 
-def _entry(stored: bytes, skipped: int, row: bytes) -> int:
+def _entry(stored: Buffer, skipped: int, row: bytes) -> int:
     """What `checksum` says of a box: its stored chunk, its filter mask and its facts are those with this CRC-32."""
     return _WRITTEN | isal_zlib.crc32(row + skipped.to_bytes(4, "little"), isal_zlib.crc32(stored))
 
