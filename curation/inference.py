@@ -1,13 +1,13 @@
 """Running one aligner module over a dataset, in shards.
 
 A shard is a range of pairs and the file that holds their fields. Workers, one a GPU or several on the CPU, take
-shards from a common queue; each reads the next pair and encodes the last field while its module runs. A shard is
-written at once when it is whole, so the shards that are there are the work that is done.
+shards from a common queue; each reads the next pair, encodes the last field and writes the last shard while its module
+runs. A shard appears when it is whole, so the shards that are there are the work that is done.
 """
 
 import json
 import os
-import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -25,10 +25,8 @@ from .errors import UsageError, WorkError
 from .files import check_folder, differences, locked
 from .plans import free_bytes, gib
 from .pyramid import Aligner, Module, content_hash, find_module
+from .shards import Shard, missing_shards, shard_named
 from .writing import write_whole
-
-SHARD_NAME = re.compile(r"(\d+)_(\d+)\.h5")
-LONGEST_SHARD = 16  # pairs: what a crash can lose of a worker's work
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,6 @@ class Options:
     crop: str = "start"
     decimals: int | None = 2
     dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A range of pairs, [first, last)."""
-
-    first: int
-    last: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.first}_{self.last}.h5"
 
 
 @dataclass(frozen=True)
@@ -229,8 +215,8 @@ def existing_shards(folder: Path, identity: Mapping[str, Any]) -> list[Shard]:
     """The shards in a folder; one that something else made is a `UsageError`."""
     shards = []
     for path in folder.iterdir():
-        match = SHARD_NAME.fullmatch(path.name)
-        if not match:
+        shard = shard_named(path.name)
+        if shard is None:
             continue
         dataset = open_dataset(path)
         found = json.loads(str(dataset.attributes.get("identity", "{}")))
@@ -238,17 +224,19 @@ def existing_shards(folder: Path, identity: Mapping[str, Any]) -> list[Shard]:
         if identity != found:
             changed = differences(identity, found)
             raise UsageError(f"{path}: made with another {changed}; take another --temp_dir, or delete it")
-        shards.append(Shard(int(match[1]), int(match[2])))
+        shards.append(shard)
     return sorted(shards, key=lambda shard: shard.first)
 
 
-def missing_shards(there: list[Shard], pairs: int, workers: int) -> list[Shard]:
-    """Shards for the pairs that none in `there` (in order) covers: several a worker, so that none waits long."""
-    edges = [0, *(edge for shard in there for edge in (shard.first, shard.last)), pairs]
-    gaps = list(zip(edges[::2], edges[1::2], strict=True))
-    left = sum(end - begin for begin, end in gaps)
-    size = max(1, min(LONGEST_SHARD, left // (4 * workers)))
-    return [Shard(first, min(first + size, end)) for begin, end in gaps for first in range(begin, end, size)]
+@dataclass
+class _ShardInTheMaking:
+    """What is known of a shard's pairs so far: chunks may be under way yet."""
+
+    shard: Shard
+    chunks: list[Future[Chunk]] = field(default_factory=list)
+    not_run: list[bool] = field(default_factory=list)
+    nonfinite: list[int] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -266,39 +254,57 @@ class InferenceWork:
             torch.set_num_threads(self.threads)
         images, prior = open_inputs(self.options)
         aligner = Aligner(self.module, self.options.checkpoint_name, self.options.model_params, self.devices[number])
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            for place, shard in shards:
-                yield place, self._shard(shard, images, prior, aligner, encoder)
 
-    def _shard(
-        self, shard: Shard, images: Dataset, prior: Dataset | None, aligner: Aligner, encoder: ThreadPoolExecutor
-    ) -> Done:
-        chunks: list[Future[Chunk]] = []
-        not_run, nonfinite, failures = [], [], []
-
-        def read(pair: int) -> tuple[np.ndarray, np.ndarray | None]:
+        def read(unit: tuple[int, Shard, int]) -> tuple[np.ndarray, np.ndarray | None]:
+            *_, pair = unit
             before = None if prior is None else prior.main[pair].astype(np.float32)
             return images.main[pair].astype(np.float32), before
 
-        for pair, (both, before) in runner.ahead(read, range(shard.first, shard.last), depth=1):
-            try:
-                black = not (both[0].any() and both[1].any())
-                found = _prior_or_zeros(before, both[0].shape) if black else aligner(both[0], both[1], before)
-            except WorkError as error:
-                failures.append(f"pair {pair}, {both.shape[1]} x {both.shape[2]} pixels: {error}")
-                continue
-            not_run.append(black)
-            nonfinite.append(int((~np.isfinite(found)).any(axis=0).sum()))
-            chunks.append(encoder.submit(self._encoded, found))
-        if not failures:
-            arrays = {"not_run": np.array(not_run, "|u1"), "nonfinite": np.array(nonfinite, "<i8")}
-            self._write(shard, images, arrays, [chunk.result() for chunk in chunks])
-        return Done(sum(not_run), sum(count > 0 for count in nonfinite), tuple(failures))
+        pairs = ((place, shard, pair) for place, shard in shards for pair in range(shard.first, shard.last))
+        written: deque[tuple[int, Future[Done]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
+            for (place, shard, pair), (both, before) in runner.ahead(read, pairs, depth=1):
+                if pair == shard.first:
+                    made = _ShardInTheMaking(shard)
+                self._pair(made, pair, both, before, aligner, encoder)
+                if pair == shard.last - 1:
+                    written.append((place, encoder.submit(self._finished, made, images)))
+                while written and (written[0][1].done() or len(written) > 1):
+                    finished, done = written.popleft()
+                    yield finished, done.result()
+            for finished, done in written:
+                yield finished, done.result()
+
+    def _pair(
+        self,
+        made: "_ShardInTheMaking",
+        pair: int,
+        both: np.ndarray,
+        before: np.ndarray | None,
+        aligner: Aligner,
+        encoder: ThreadPoolExecutor,
+    ) -> None:
+        try:
+            black = not (both[0].any() and both[1].any())
+            found = _prior_or_zeros(before, both[0].shape) if black else aligner(both[0], both[1], before)
+        except WorkError as error:
+            made.failures.append(f"pair {pair}, {both.shape[1]} x {both.shape[2]} pixels: {error}")
+            return
+        made.not_run.append(black)
+        made.nonfinite.append(int((~np.isfinite(found)).any(axis=0).sum()))
+        made.chunks.append(encoder.submit(self._encoded, found))
 
     def _encoded(self, found: np.ndarray) -> Chunk:
         options = self.options
         finer = fields.rescale(found, options.src_mip, options.dst_mip, options.crop)
         return encode(fields.rounded(finer, options.decimals))
+
+    def _finished(self, made: "_ShardInTheMaking", images: Dataset) -> Done:
+        """Write a shard whose chunks were encoded by the thread that runs this, before it; one with failures is not."""
+        if not made.failures:
+            arrays = {"not_run": np.array(made.not_run, "|u1"), "nonfinite": np.array(made.nonfinite, "<i8")}
+            self._write(made.shard, images, arrays, [chunk.result() for chunk in made.chunks])
+        return Done(sum(made.not_run), sum(count > 0 for count in made.nonfinite), tuple(made.failures))
 
     def _write(self, shard: Shard, images: Dataset, arrays: Mapping[str, np.ndarray], chunks: list[Chunk]) -> None:
         options = self.options

@@ -13,11 +13,11 @@ from tqdm import tqdm
 from .datasets import FACTS, Chunk, Dataset, Layout, encode, open_dataset
 from .errors import UsageError
 from .files import check_folder, check_new, locked
-from .inference import SHARD_NAME
 from .plans import SOURCE, TARGET
+from .shards import Shard, shard_named
 from .writing import Writer
 
-COMMIT_PAIRS = 64
+COMMIT_BYTES = 16 * 2**20  # copied between two commits
 
 # What a shard says of itself alone; the rest of its attributes are the joined file's too.
 _OF_A_SHARD = ("first", "last", "pairs", "toolkit_version", "identity")
@@ -43,7 +43,7 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Shard:
+class OpenShard:
     """A shard opened to be read: its pairs are [first, last)."""
 
     first: int
@@ -63,8 +63,8 @@ def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Join
         stack.enter_context(locked(dst_path))
         check_new(dst_path, overwrite)
         shards = []
-        for path in paths:
-            shards.append(_open(path))
+        for path, shard in paths:
+            shards.append(_open(path, shard))
             stack.enter_context(closing(shards[-1].data.file))
         shards.sort(key=lambda shard: (shard.first, shard.last))
         check_alike(shards)
@@ -76,31 +76,29 @@ def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Join
     return Joined(dst_path, pairs, len(shards), resumed, strays)
 
 
-def _find(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+def _find(folder: Path) -> tuple[list[tuple[Path, Shard]], tuple[str, ...]]:
     """The shards in a folder, and the names of the other files there."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; want the --temp_dir of generate_fields.py")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    shards = [path for path in files if SHARD_NAME.fullmatch(path.name)]
+    files = [(path, shard_named(path.name)) for path in sorted(folder.iterdir()) if path.is_file()]
+    shards = [(path, shard) for path, shard in files if shard is not None]
     if not shards:
         raise UsageError(f"{folder}: no shards there: want files such as 0_16.h5, from generate_fields.py")
-    return shards, tuple(path.name for path in files if path not in shards and not path.name.startswith("."))
+    return shards, tuple(path.name for path, shard in files if shard is None and not path.name.startswith("."))
 
 
-def _open(path: Path) -> Shard:
-    match = SHARD_NAME.fullmatch(path.name)
-    first, last = (int(number) for number in match.groups()) if match else (0, 0)
+def _open(path: Path, shard: Shard) -> OpenShard:
     data = open_dataset(path)
-    if data.main.shape[0] != last - first:
+    if data.main.shape[0] != shard.last - shard.first:
         data.file.close()
-        raise UsageError(f"{path}: holds {data.main.shape[0]} pairs, but its name says {last - first}")
+        raise UsageError(f"{path}: holds {data.main.shape[0]} pairs, but its name says {shard.last - shard.first}")
     if data.main.dtype != np.float32:
         data.file.close()
         raise UsageError(f"{path}: holds {data.main.dtype}: want float32")
-    return Shard(first, last, data)
+    return OpenShard(shard.first, shard.last, data)
 
 
-def check_alike(shards: list[Shard]) -> None:
+def check_alike(shards: list[OpenShard]) -> None:
     """Refuse shards of different shape or origin, by both names."""
     first = shards[0]
     for shard in shards[1:]:
@@ -109,14 +107,14 @@ def check_alike(shards: list[Shard]) -> None:
                 raise UsageError(f"{first.path} and {shard.path} differ in {name}: {ours} and {theirs}")
 
 
-def _compared(one: Shard, other: Shard) -> Iterator[tuple[str, Any, Any]]:
+def _compared(one: OpenShard, other: OpenShard) -> Iterator[tuple[str, Any, Any]]:
     yield "shape", one.data.main.shape[1:], other.data.main.shape[1:]
     for name in ("mip", "pairs", "decimals", "spec_sha256", "identity"):
         yield name, one.data.attributes.get(name), other.data.attributes.get(name)
     yield "datasets", sorted(one.data.file), sorted(other.data.file)
 
 
-def check_cover(shards: list[Shard]) -> int:
+def check_cover(shards: list[OpenShard]) -> int:
     """The number of pairs, if the shards, in order, hold each exactly once. Older shards do not say how many."""
     pairs = int(shards[0].data.attributes.get("pairs", shards[-1].last))
     end = 0
@@ -134,7 +132,7 @@ def check_cover(shards: list[Shard]) -> int:
     return pairs
 
 
-def _layout(shards: list[Shard], pairs: int) -> Layout:
+def _layout(shards: list[OpenShard], pairs: int) -> Layout:
     first = shards[0].data
     names = [name for name in first.file if name != "crc32" and _is_known(first.file[name], first.main)]
     arrays = {
@@ -154,20 +152,25 @@ def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
     return isinstance(dataset, h5py.Dataset) and dataset.name != main.name and dataset.shape[:1] == main.shape[:1]
 
 
-def _copy(shards: list[Shard], writer: Writer) -> None:
+def _copy(shards: list[OpenShard], writer: Writer) -> None:
     done = np.logical_and.reduce(writer.done, axis=1)
+    uncommitted = 0
     with tqdm(total=len(done), initial=int(done.sum()), desc="pairs", unit="pair") as bar:
         for shard in shards:
             stored_alike = _is_stored_as(shard.data.main, writer.layout)
             facts = {name: shard.data.file[name][:] for name in writer.layout.facts}
             for pair in range(shard.first, shard.last):
-                if not done[pair]:
-                    sample = pair - shard.first
-                    writer.put(pair, SOURCE, _chunk(shard.data, sample, stored_alike), _of(facts, sample, SOURCE))
-                    writer.put(pair, TARGET, None, _of(facts, sample, TARGET))
-                    bar.update()
-                if pair % COMMIT_PAIRS == 0:
+                if done[pair]:
+                    continue
+                sample = pair - shard.first
+                chunk = _chunk(shard.data, sample, stored_alike)
+                writer.put(pair, SOURCE, chunk, _of(facts, sample, SOURCE))
+                writer.put(pair, TARGET, None, _of(facts, sample, TARGET))
+                bar.update()
+                uncommitted += chunk.data.nbytes
+                if uncommitted >= COMMIT_BYTES:
                     writer.commit()
+                    uncommitted = 0
 
 
 def _of(facts: Mapping[str, np.ndarray], sample: int, role: int) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import torch
 
 from curation import fields
 from curation.errors import UsageError, WorkError
-from curation.inference import Options, Shard, generate_fields, missing_shards
+from curation.inference import Options, generate_fields
 from curation.joining import concat_fields
+from curation.shards import Shard, missing_shards
 
 X, Y, PAIRS = 12, 8, 5
 

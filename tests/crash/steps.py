@@ -58,12 +58,12 @@ def create(checkpoint_name):
     return lambda src_img, tgt_img, src_agg_field=None: src_agg_field + 1
 """
 
-LONGEST_SHARD = "curation.inference.LONGEST_SHARD"
+LONGEST_SHARD = "curation.shards.LONGEST_SHARD"
 
 # So that a run of a tenth of a second has many moments: a commit after every box, a shard for every pair.
 EVERY_BOX = (
     partial(setting, "curation.cutting.COMMIT_BYTES", 1),
-    partial(setting, "curation.joining.COMMIT_PAIRS", 1),
+    partial(setting, "curation.joining.COMMIT_BYTES", 1),
     partial(setting, LONGEST_SHARD, 1),
 )
 
