@@ -130,7 +130,7 @@ def _info(store: "_Store") -> _Info:
     try:
         info = msgspec.json.decode(content, type=_Info)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"info: not an annotation layer's: {error}") from None
+        raise ValueError(f"info: not an annotation layer's: {shown(str(error))}") from None
     if info.kind != "neuroglancer_annotations_v1":
         raise ValueError(f"info: @type is {info.kind!r}, not an annotation layer's")
     if info.annotation_type not in _SHAPES:

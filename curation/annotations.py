@@ -57,7 +57,7 @@ def read_annotations(source: str, layer: str | None = None) -> Annotations:
     layer: which of a viewer state's layers is meant, where several hold annotations. Whatever is wrong is a
     `UsageError` of one line that begins with the source's name; a store that cannot be asked is a `WorkError`.
     """
-    # Each kind's module takes the types from here; and the layers' imports CloudVolume, which takes a second.
+    # Each kind's module takes the types from here.
     from . import annotation_layers, tables, viewer
 
     if viewer.is_link(source) and not os.path.exists(source):
@@ -100,7 +100,7 @@ def _refuse_layer(source: str, layer: str | None) -> None:
         raise UsageError(f"{shown(source)}: only a viewer state has layers to choose from: leave out {layer!r}")
 
 
-_STATE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[]|\S*#!|https?://\S*json_url=)")
+_STATE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[]|\S*#!|https?://\S*json_url=|middleauth\+)")
 
 
 def _holds_state(path: str) -> bool:

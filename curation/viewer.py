@@ -28,8 +28,8 @@ _ENDS = {
     "axis_aligned_bounding_box": (Shape.BOX, "pointA", "pointB"),
     "ellipsoid": (Shape.ELLIPSOID, "center", "center"),
 }
-_COLLECTIONS = {"collection", "line_strip", "spoke"}
-_LAYER_TYPES = {"annotation", "pointAnnotation"}
+_COLLECTIONS = ("collection", "line_strip", "spoke")
+_LAYER_TYPES = ("annotation", "pointAnnotation")
 
 _Json = dict[str, Any]
 
@@ -152,9 +152,9 @@ def _choose(layers: Sequence[tuple[str, _Json]], wanted: str | None) -> tuple[st
     """The layer named `wanted`; or, without a name, the only one that holds annotations."""
     held = [(name, layer) for name, layer in layers if any(not _is_picture(entry) for entry in _entries(layer))]
     chosen = held if wanted is None else [(name, layer) for name, layer in held if name == wanted]
-    if len(chosen) == 1:
+    if chosen and (wanted is not None or len(chosen) == 1):
         return chosen[0]
-    if wanted is None and held:
+    if chosen:
         raise UsageError(f"several layers hold annotations: choose one of {', '.join(repr(name) for name, _ in held)}")
     there = ", ".join(_described(name, layer) for name, layer in layers) or "none"
     which = "no layer" if wanted is None else f"no layer {wanted!r}"
