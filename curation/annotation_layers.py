@@ -200,19 +200,23 @@ class _Store:
     def __init__(self, path: str) -> None:
         # Imported when a layer is read: these take a second, which tables and states do not need.
         from cloudfiles import CloudFiles
-        from cloudfiles.exceptions import UnsupportedProtocolError
+        from cloudfiles.paths import extract
 
         from .stores import install
 
         install()
-        place = path.removeprefix("precomputed://").removesuffix("|neuroglancer-precomputed:")
         self._path = path
-        self._is_local = "://" not in place or place.startswith(("file://", "mem://"))
-        self.what = "Is a directory" if "://" not in place else "nothing there"
+        self.what = "nothing there" if "://" in path else "Is a directory"
+        place = path.removeprefix("precomputed://") if "://" in path else f"file://{os.path.abspath(path)}"
         try:
-            self._files = CloudFiles(place if "://" in place else f"file://{os.path.abspath(place)}", progress=False)
-        except (ValueError, UnsupportedProtocolError) as error:
-            raise ValueError(f"no path that can be read: {shown(str(error))}") from None
+            # CloudFiles takes what it does not know for a local path, and other formats' paths for this one's.
+            known = extract(place)
+            if known.format != "precomputed":
+                raise ValueError(f"{known.format} is another format")
+            self._is_local = known.protocol in ("file", "mem")
+            self._files = CloudFiles(place, progress=False)
+        except Exception:  # whatever the clients say of a path, over several lines
+            raise ValueError("no path of a layer: want one such as precomputed://gs://bucket/layer") from None
 
     def get(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """The objects' contents; None for those that are not there."""
