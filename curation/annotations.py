@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import UsageError
-from .spec import FARTHEST
+from .spec import FARTHEST, Note
 
 
 class Shape(enum.IntEnum):
@@ -24,15 +24,6 @@ class Shape(enum.IntEnum):
     LINE = 1
     BOX = 2
     ELLIPSOID = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What an annotation says beside where it is."""
-
-    id: str = ""
-    description: str = ""
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `--help` and a usage error answer at onc
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -93,6 +94,32 @@ def positive(text: str) -> int:
 def level(text: str) -> int:
     """A MIP level: 0 or more."""
     return _integer(text, at_least=0)
+
+
+def width(text: str) -> float:
+    """A positive number of nm."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a width: want nm, more than 0")
+    return value
+
+
+def triple(values: list[float] | None) -> tuple[float, float, float] | None:
+    """Three values of an option, if it was given."""
+    if values is None:
+        return None
+    x, y, z = values
+    return x, y, z
+
+
+def check_given(args: argparse.Namespace, *names: str) -> None:
+    """Refuse arguments without one of these."""
+    missing = [f"--{name}" for name in names if getattr(args, name) is None]
+    if missing:
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}")
 
 
 def fraction(text: str) -> float:

@@ -110,11 +110,21 @@ def _layouts(spec: Spec, starts: np.ndarray, options: Options) -> list[Layout]:
         attributes["min_valid"] = options.min_valid
     shape = (len(starts), 2, spec.x_size, spec.y_size)
     arrays = {"start": starts, "pair": np.arange(len(starts))}
-    layouts = [Layout(shape, 2, arrays, tuple(FACTS), identity, attributes)]
+    images = {**arrays, **_notes(spec)}
+    layouts = [Layout(shape, 2, images, tuple(FACTS), identity, attributes)]
     if spec.field is not None:
         attributes = {**attributes, "decimals": "none" if options.decimals is None else options.decimals}
         layouts.append(Layout(shape, 1, arrays, FIELD_FACTS, identity, attributes))
     return layouts
+
+
+def _notes(spec: Spec) -> dict[str, np.ndarray]:
+    """`note`, (N,): what the spec says of each pair, as JSON; "" where it says nothing. Left out if it says nothing."""
+    notes = spec.notes()
+    if not notes:
+        return {}
+    texts = [msgspec.json.encode(notes[index]).decode() if index in notes else "" for index in range(len(spec.pairs))]
+    return {"note": np.array(texts, object)}
 
 
 def _checked_reader(spec: Spec, starts: np.ndarray, options: Options) -> Reader:

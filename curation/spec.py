@@ -7,6 +7,7 @@ a box by its centre under the keys x, y, z) and always gives the form below; wri
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,11 +61,20 @@ class Start(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     z_start: Voxel
 
 
-class Pair(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class Note(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What whoever picked a pair said of it."""
+
+    id: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+class Pair(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A source box and a target box: the aligner learns to warp source onto target."""
 
     src: Start
     tgt: Start
+    note: Note | None = None
 
 
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -88,6 +98,14 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
             for number in (start.x_start, start.y_start, start.z_start)
         )
         return np.fromiter(numbers, np.int64, count=6 * len(self.pairs)).reshape(-1, 2, 3)
+
+    def notes(self) -> dict[int, Note]:
+        """What is said of pairs, by their index: only of those of which something is."""
+        return {index: pair.note for index, pair in enumerate(self.pairs) if pair.note is not None}
+
+    def box_size(self) -> tuple[int, int]:
+        """A box's (x, y) size in MIP-0 voxels."""
+        return self.x_size << self.dst_mip, self.y_size << self.dst_mip
 
     def paths(self) -> list[str]:
         """The cloud paths of all layers."""
@@ -162,7 +180,7 @@ def _modern_pair(pair: Any, spec: dict[str, Any]) -> Any:
         pair = {"src": pair[0], "tgt": pair[1]}
     if not isinstance(pair, dict):
         return pair
-    return {key: _modern_start(box, spec) for key, box in pair.items()}
+    return {key: box if key == "note" else _modern_start(box, spec) for key, box in pair.items()}
 
 
 def _modern_start(box: Any, spec: dict[str, Any]) -> Any:
@@ -267,7 +285,8 @@ def write_spec(path: str | os.PathLike[str], spec: Spec, pairs: Iterable[str], o
     with written_whole(path, overwrite) as file:
         file.write(opening + ',\n  "pairs": [')
         separator = "\n    "
-        for pair in pairs:
-            file.write(separator + pair)
+        texts = iter(pairs)
+        while block := list(islice(texts, 4096)):
+            file.write(separator + ",\n    ".join(block))
             separator = ",\n    "
         file.write("\n  ]\n}\n")

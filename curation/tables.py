@@ -162,9 +162,18 @@ def _fork(columns: Columns) -> Reader:
         place = _triple(row[first])
         if shape in (Shape.POINT, Shape.ELLIPSOID):
             return shape, place, place
-        return shape, place, _triple(_cell(row, second))
+        ends = place, _triple(_cell(row, second))
+        if shape == Shape.BOX:
+            # Written floored: a corner lies somewhere in its voxel, and the voxel that it lies in belongs to the box.
+            ends = _middle(ends[0]), _middle(ends[1])
+        return shape, *ends
 
     return read
+
+
+def _middle(place: Triple) -> Triple:
+    x, y, z = (coordinate + 0.5 if coordinate.is_integer() else coordinate for coordinate in place)
+    return x, y, z
 
 
 def _first_fork(columns: Columns) -> Reader:

@@ -10,14 +10,16 @@ from array import array
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeGuard
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 import numpy as np
 
 from .annotations import Annotations, Note, Shape, gathered, shown
 from .errors import UsageError
+from .files import PathLike, written_whole
 from .spaces import Resolution, Space, plain_space, resolution_nm, space_before, space_of
+from .spec import Spec
 
 PICTURE = "curation-picture:"
 """How the ids of boxes begin that only make a line visible: they mark nothing themselves."""
@@ -299,3 +301,79 @@ def _labels(layer: _Json) -> dict[int, str]:
 
 def _is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str)
+
+
+# From pairs to a state
+
+VIEWER = "https://neuroglancer-demo.appspot.com/#!"
+
+
+def write_state(
+    path: PathLike,
+    spec: Spec,
+    starts: np.ndarray,
+    notes: Mapping[int, Note],
+    resolution: Resolution,
+    overwrite: bool,
+) -> None:
+    """Write a state that shows pairs: to NAME.json as JSON, to another name as a link that opens it.
+
+    starts: (N, 2, 3) MIP-0 voxels. resolution: a voxel's nm. The layer `pairs` holds a line from each source to its
+    target; read back, these are the same pairs. `boxes` only shows what they stand for.
+    """
+    state = msgspec.json.encode(_state_of(spec, starts, notes, resolution)).decode()
+    with written_whole(path, overwrite) as file:
+        file.write((state if str(path).endswith(".json") else VIEWER + quote(state, safe="~@/:,{}[]'!()*")) + "\n")
+
+
+def _state_of(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolution: Resolution) -> _Json:
+    dimensions = {axis: [float(f"{width * 1e-9:.12g}"), "m"] for axis, width in zip("xyz", resolution, strict=True)}
+    size = np.array([*spec.box_size(), 1])
+    lines = [_line(index, src, tgt, notes.get(index)) for index, (src, tgt) in enumerate(starts.tolist())]
+    boxes = [
+        {
+            "type": "axis_aligned_bounding_box",
+            "id": PICTURE + ",".join(map(str, start)),
+            "pointA": start,
+            "pointB": (np.array(start) + size).tolist(),
+        }
+        for start in np.unique(starts.reshape(-1, 3), axis=0).tolist()
+    ]
+    source = spec.image.path if spec.image.path.count("://") > 1 else f"precomputed://{spec.image.path}"
+    state: _Json = {
+        "dimensions": dimensions,
+        "layers": [
+            {"type": "image", "source": source, "name": "image"},
+            _annotation_layer("boxes", dimensions, boxes, "#80d0ff"),
+            _annotation_layer("pairs", dimensions, lines, "#ffe040"),
+        ],
+        "selectedLayer": {"visible": True, "layer": "pairs"},
+        "layout": "xy",
+    }
+    if len(starts):
+        state["position"] = _in_section(starts[0, 0].tolist())
+    return state
+
+
+def _annotation_layer(name: str, dimensions: _Json, annotations: list[_Json], color: str) -> _Json:
+    source = {"url": "local://annotations", "transform": {"outputDimensions": dimensions}}
+    return {
+        "type": "annotation",
+        "source": source,
+        "name": name,
+        "annotationColor": color,
+        "annotations": annotations,
+    }
+
+
+def _line(index: int, source: list[int], target: list[int], note: Note | None) -> _Json:
+    line: _Json = {"type": "line", "id": f"pair {index}", "pointA": _in_section(source), "pointB": _in_section(target)}
+    if note is not None and note.description:
+        line["description"] = note.description
+    return line
+
+
+def _in_section(start: list[int]) -> list[float]:
+    """A box's start as a place in the middle of its section: at its edge it would be shown in the section before."""
+    x, y, z = start
+    return [x, y, z + 0.5]

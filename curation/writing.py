@@ -200,7 +200,7 @@ def _begin(file: h5py.File, layout: Layout) -> None:
     samples = layout.main[0]
     _create_main(file, layout)
     for name, values in layout.arrays.items():
-        file.create_dataset(name, data=values)
+        file.create_dataset(name, data=values, dtype=h5py.string_dtype() if values.dtype == object else None)
     for name in layout.facts:
         dtype, shape = FACTS[name]
         file.create_dataset(name, (samples, 2, *shape), dtype)
@@ -290,8 +290,12 @@ def _is_as_begun(file: h5py.File, layout: Layout) -> bool:
     with h5py.File("new", "w", driver="core", backing_store=False) as new:
         _set_attributes(new, layout)
         attributes = [{name: str(value) for name, value in each.attrs.items()} for each in (new, file)]
-    known = all(np.array_equal(file[name][:], values) for name, values in layout.arrays.items())
+    known = all(np.array_equal(_values(file[name]), values) for name, values in layout.arrays.items())
     return known and attributes[0] == attributes[1]
+
+
+def _values(data: h5py.Dataset) -> np.ndarray:
+    return data.asstr()[:] if h5py.check_string_dtype(data.dtype) else data[:]
 
 
 def _is_sound(file: h5py.File, entries: np.ndarray) -> bool:

@@ -48,7 +48,7 @@ def points(tmp_path: Path, template: Json) -> Callable[[str], None]:
 def pairs_in(folder: Path) -> list[list[list[int]]]:
     """The starts in spec.json, each pair a source and a target of x, y, z."""
     pairs = json.loads((folder / "spec.json").read_text())["pairs"]
-    return [[list(box.values()) for box in boxes.values()] for boxes in pairs]
+    return [[list(pair[role].values()) for role in ("src", "tgt")] for pair in pairs]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_08_duplicate_points_are_said_and_not_doubled(
     points: Callable[[str], None], good: Callable[..., str], tmp_path: Path
 ) -> None:
     points("x0,y0,z0\n1,2,3\n16,2,3\n5,6,3\n")  # the third has the box of the first
-    assert "2 of them new from 3 points; 1 points repeat" in good()
+    assert "2 of them new from 3 points; 1 of these add nothing new" in good()
     assert pairs_in(tmp_path) == [[[0, 0, 3], [0, 0, 2]], [[16, 0, 3], [16, 0, 2]]]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from curation.making import Options, make_dataset
+from curation.pairs import Options as PairOptions
 from curation.pairs import append_pairs
 
 TEMPLATES = ("a", "b")
@@ -16,15 +17,12 @@ TEMPLATES = ("a", "b")
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_create_spec_gives_the_expected_spec(template: str, golden: Path, tmp_path: Path) -> None:
     made = tmp_path / "spec.json"
-    append_pairs(
-        golden / f"template_{template}.json",
-        made,
-        golden / "points.csv",
-        offsets=[-1, -2],
-        permute=True,
-        overwrite=False,
-    )
-    assert json.loads(made.read_text()) == json.loads((golden / f"expected_spec_{template}.json").read_text())
+    template_path, points_path = golden / f"template_{template}.json", str(golden / "points.csv")
+    append_pairs(PairOptions(template_path, made, points_path, offsets=(-1, -2), permute=True))
+    spec = json.loads(made.read_text())
+    notes = [pair.pop("note", {}).get("description") for pair in spec["pairs"]]
+    assert spec == json.loads((golden / f"expected_spec_{template}.json").read_text())
+    assert "edge of a fold, left" in notes
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

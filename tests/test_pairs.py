@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from curation.errors import UsageError
-from curation.pairs import Appended, append_pairs, first_occurrences, pair_starts, pair_texts
+from curation.pairs import Appended, Options, append_pairs, first_alike, pair_texts
+from curation.picking import Picking, pair_starts
 from curation.spec import read_spec
 
 TEMPLATE: dict[str, Any] = {
@@ -25,14 +26,10 @@ TEMPLATE: dict[str, Any] = {
 def append(folder: Path, points: str, offsets: Sequence[int] = (-1,), permute: bool = False) -> Appended:
     """Append the pairs of `points` to folder/template.json, into folder/spec.json."""
     (folder / "points.csv").write_text(points)
-    return append_pairs(
-        folder / "template.json",
-        folder / "spec.json",
-        folder / "points.csv",
-        offsets=offsets,
-        permute=permute,
-        overwrite=False,
+    options = Options(
+        folder / "template.json", folder / "spec.json", str(folder / "points.csv"), tuple(offsets), permute
     )
+    return append_pairs(options)
 
 
 @pytest.fixture
@@ -40,6 +37,10 @@ def folder(tmp_path: Path) -> Path:
     """A folder with a template."""
     (tmp_path / "template.json").write_text(json.dumps(TEMPLATE))
     return tmp_path
+
+
+def picking(offsets: Sequence[int], permute: bool, max_mip: int) -> Picking:
+    return Picking(tuple(offsets), permute, "start", max_mip, (8, 8), (8, 8))
 
 
 def starts_in(folder: Path) -> list[list[list[int]]]:
@@ -57,7 +58,7 @@ def test_pairs_go_by_point_then_by_offset() -> None:
         [[0, 0, 9], [0, 0, 8]],  # the second point
         [[0, 0, 9], [0, 0, 7]],
     ]
-    np.testing.assert_array_equal(pair_starts(points, [-1, -2], False, max_mip=3), expected)
+    np.testing.assert_array_equal(pair_starts(points, picking([-1, -2], False, max_mip=3)), expected)
 
 
 def test_permuted_pairs_follow_their_own() -> None:
@@ -68,11 +69,11 @@ def test_permuted_pairs_follow_their_own() -> None:
         [[8, 16, 5], [8, 16, 3]],  # -2
         [[8, 16, 3], [8, 16, 5]],
     ]
-    np.testing.assert_array_equal(pair_starts(points, [-1, -2], True, max_mip=3), expected)
+    np.testing.assert_array_equal(pair_starts(points, picking([-1, -2], True, max_mip=3)), expected)
 
 
 def test_offsets_keep_the_order_given() -> None:
-    targets = pair_starts(np.array([[0, 0, 5]]), [2, -3, 1], False, max_mip=0)[:, 1, 2]
+    targets = pair_starts(np.array([[0, 0, 5]]), picking([2, -3, 1], False, max_mip=0))[:, 1, 2]
     np.testing.assert_array_equal(targets, [7, 2, 6])
 
 
@@ -82,30 +83,32 @@ def test_starts_are_snapped_down_in_x_and_y_alone() -> None:
         [[8, 16, 5], [8, 16, 4]],
         [[-8, -16, -3], [-8, -16, -4]],  # floored below zero too; z is kept
     ]
-    np.testing.assert_array_equal(pair_starts(points, [-1], False, max_mip=3), expected)
+    np.testing.assert_array_equal(pair_starts(points, picking([-1], False, max_mip=3)), expected)
 
 
 def test_points_are_left_alone() -> None:
     points = np.array([[15, 17, 5]])
-    pair_starts(points, [-1], True, max_mip=3)
+    pair_starts(points, picking([-1], True, max_mip=3))
     np.testing.assert_array_equal(points, [[15, 17, 5]])
 
 
-def test_first_occurrences_are_in_order() -> None:
+def test_the_first_of_those_alike_is_found() -> None:
     starts = np.array([[9, 9, 9], [1, 1, 1], [9, 9, 9], [2, 2, 2], [1, 1, 1]])
     pairs = np.stack([starts, starts + 1], axis=1)
-    np.testing.assert_array_equal(first_occurrences(pairs), [0, 1, 3])
+    np.testing.assert_array_equal(first_alike(pairs), [0, 1, 0, 3, 1])
+    far = pairs * 2**40  # too wide for one number a pair
+    np.testing.assert_array_equal(first_alike(far), [0, 1, 0, 3, 1])
 
 
 def test_pairs_that_differ_in_one_number_are_two() -> None:
     pairs = np.zeros((7, 2, 3), np.int64)
     pairs.reshape(7, 6)[np.arange(1, 7), np.arange(6)] = 1  # each but the first has one number of its own
-    np.testing.assert_array_equal(first_occurrences(pairs), np.arange(7))
+    np.testing.assert_array_equal(first_alike(pairs), np.arange(7))
 
 
 def test_pair_and_its_reverse_are_two() -> None:
     pairs = np.array([[[0, 0, 1], [0, 0, 2]], [[0, 0, 2], [0, 0, 1]]])
-    np.testing.assert_array_equal(first_occurrences(pairs), [0, 1])
+    np.testing.assert_array_equal(first_alike(pairs), [0, 1])
 
 
 def test_pair_texts_are_the_spec_form() -> None:
@@ -162,8 +165,8 @@ def test_repeated_points_make_one_pair_and_are_said(folder: Path) -> None:
         [[0, 0, 3], [0, 0, 2]],
         [[0, 0, 2], [0, 0, 3]],
     ]
-    assert (made.points, made.repeated_points, made.new_pairs, made.repeated_pairs) == (3, 1, 4, 2)
-    assert "1 points repeat the start of an earlier one" in str(made)
+    assert (made.annotations, made.idle, made.new_pairs, made.repeated_pairs) == ("3 points", 1, 4, 2)
+    assert "4 of them new from 3 points; 1 of these add nothing new" in str(made)
     assert "2 repeated pairs left out" in str(made)
 
 

@@ -80,7 +80,8 @@ def test_export_of_the_fork_byte_for_byte(tmp_path: Path) -> None:
         [
             [[58321, 41207, 2011], [58321, 41207, 2011]],
             [[58000, 41000, 2010], [58512, 41512, 2012]],
-            [[58000, 41000, -2010], [58512, 41512, 2012]],  # corners come in any order: the lower first
+            # Corners come in any order: the lower first. They were floored, and lie somewhere in their voxels.
+            [[58000.5, 41000.5, -2009.5], [58512.5, 41512.5, 2012.5]],
             [[58000, 41000, 2010], [58000, 41000, 2010]],  # a centre
             [[1, 2, 3], [4, 5, 6]],  # a member of the line strip, whose own row is none
         ],

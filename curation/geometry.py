@@ -1,0 +1,61 @@
+"""Where a volume lies and how large its voxels are, which is all that picking points wants of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import UsageError, WorkError
+
+Resolution = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A volume at MIP 0: nm per voxel, and its corners in voxels, `stop` excluded; x, y, z."""
+
+    resolution: Resolution
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """(P,) bool: which points, (P, 3) voxels, lie in it."""
+        inside = np.logical_and(points >= np.array(self.start), points < np.array(self.stop))
+        return np.asarray(inside.all(axis=1))
+
+
+def read_geometry(path: str) -> Geometry:
+    """The geometry of the volume at a cloud path; `UsageError` or `WorkError` if it cannot be read. One attempt."""
+    folder = path.removeprefix("precomputed://")
+    if not folder.startswith("file://"):
+        return _geometry(path)
+    try:  # without CloudVolume, which takes a second to import
+        scale = json.loads((Path(folder.removeprefix("file://")) / "info").read_bytes())["scales"][0]
+        start = scale.get("voxel_offset", [0, 0, 0])
+        return _made(scale["resolution"], start, np.add(start, scale["size"]))
+    except OSError:
+        raise UsageError(f"{path}: no CloudVolume layer there (no info file)") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return _geometry(path)  # which says what is wrong with it
+
+
+def _geometry(path: str) -> Geometry:
+    from .stores import is_denied
+    from .volumes import open_layer
+
+    try:
+        layer = open_layer(path)
+    except (UsageError, WorkError):
+        raise
+    except Exception as error:
+        why = "access was denied" if is_denied(error) else f"{type(error).__name__}: {error}"
+        raise WorkError(f"{path}: {why}") from error
+    bounds = layer.meta.bounds(0)
+    return _made(layer.meta.resolution(0), bounds.minpt, bounds.maxpt)
+
+
+def _made(resolution: object, start: object, stop: object) -> Geometry:
+    x, y, z = (float(size) for size in np.array(resolution))
+    lows, highs = ([int(edge) for edge in np.array(edges)] for edges in (start, stop))
+    return Geometry((x, y, z), (lows[0], lows[1], lows[2]), (highs[0], highs[1], highs[2]))
