@@ -13,10 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from . import fields, runner
@@ -24,9 +23,12 @@ from .datasets import Chunk, Dataset, Layout, encode, open_dataset
 from .errors import UsageError, WorkError
 from .files import check_folder, differences, locked
 from .plans import free_bytes, gib
-from .pyramid import Aligner, Module, content_hash, find_module
+from .pyramid import Module, content_hash, find_module
 from .shards import Shard, missing_shards, shard_named
 from .writing import write_whole
+
+if TYPE_CHECKING:
+    from .aligner import Aligner
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ def _check(dataset: Dataset, kind: str, src_mip: int) -> None:
 
 def _devices(options: Options) -> list[str]:
     """A device a worker: those asked for, else every GPU, else the CPU."""
+    import torch  # not sooner: it takes a second, and what is amiss is told before
+
     if options.gpu is not None:
         there = torch.cuda.device_count()
         if not torch.cuda.is_available() or max(options.gpu) >= there:
@@ -250,6 +254,10 @@ class InferenceWork:
     threads: int | None
 
     def __call__(self, number: int, shards: Iterator[tuple[int, Shard]]) -> Iterator[tuple[int, Done]]:
+        import torch
+
+        from .aligner import Aligner
+
         if self.threads:
             torch.set_num_threads(self.threads)
         images, prior = open_inputs(self.options)
@@ -281,7 +289,7 @@ class InferenceWork:
         pair: int,
         both: np.ndarray,
         before: np.ndarray | None,
-        aligner: Aligner,
+        aligner: "Aligner",
         encoder: ThreadPoolExecutor,
     ) -> None:
         try:

@@ -3,22 +3,24 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from .cutting import Cut, CutWork, Sink, drive
 from .datasets import FACTS, FIELD_FACTS, Layout, field_name, image_name, open_dataset
 from .errors import UsageError, WorkError
 from .files import check_folder, locked
-from .layers import LayerInTheMaking
 from .plans import CutBox, Plan, distinct_boxes, free_bytes, repeats
-from .reading import Reader, check_boxes, check_volumes
 from .report import Report, report_of
 from .spec import Spec, read_spec, sha256
-from .volumes import Volumes
 from .writing import Writer, is_finished, partial_path
+
+if TYPE_CHECKING:
+    from .cutting import Cut
+    from .reading import Reader
+
+# What needs CloudVolume is imported where it is used: it takes a second, and a fault of the spec is told before.
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def _make_files(spec: Spec, options: Options) -> Report | Plan:
             None if is_done else stack.enter_context(Writer(target, layout))
             for (target, layout), is_done in zip(pairs, finished, strict=True)
         ]
+        from .cutting import CutWork, Sink, drive
+
         sink = Sink(len(starts), writers[0], writers[1] if len(writers) > 1 else None)
         done = sink.done()
         work = CutWork(_without_pairs(spec), options.decimals, missing=options.missing)
@@ -127,14 +131,17 @@ def _notes(spec: Spec) -> dict[str, np.ndarray]:
     return {"note": np.array(texts, object)}
 
 
-def _checked_reader(spec: Spec, starts: np.ndarray, options: Options) -> Reader:
+def _checked_reader(spec: Spec, starts: np.ndarray, options: Options) -> "Reader":
+    from .reading import Reader, check_boxes, check_volumes
+    from .volumes import Volumes
+
     reader = Reader(spec, Volumes(missing=options.missing))
     check_volumes(reader)
     check_boxes(reader, starts)
     return reader
 
 
-def _plan(outputs: tuple[str, ...], starts: np.ndarray, reader: Reader, output_bytes: int) -> Plan:
+def _plan(outputs: tuple[str, ...], starts: np.ndarray, reader: "Reader", output_bytes: int) -> Plan:
     boxes = distinct_boxes(starts, np.zeros(starts.shape[:2], bool))
     chunks = set()
     leaving = 0
@@ -165,6 +172,9 @@ def _kept(images: Writer | None, target: Path, pairs: int, min_valid: float | No
 
 
 def _make_layer(spec: Spec, options: Options) -> Report | Plan:
+    from .cutting import CutWork, drive
+    from .layers import LayerInTheMaking
+
     starts = spec.starts()
     identity = {"spec_sha256": sha256(spec.text()), "missing": options.missing}
     layer = LayerInTheMaking(options.dst_path, (spec.x_size, spec.y_size), starts.shape[0] * 2)
@@ -178,7 +188,7 @@ def _make_layer(spec: Spec, options: Options) -> Report | Plan:
     # Where a section came from is known only while it is made: of sections found done the report says nothing.
     facts = {name: np.zeros((len(starts), 2, *shape), dtype) for name, (dtype, shape) in FACTS.items()}
 
-    def put(box: CutBox, cut: Cut) -> None:
+    def put(box: CutBox, cut: "Cut") -> None:
         for place in box.places:
             for name, values in facts.items():
                 values[place.pair, place.role] = cut.facts[name]

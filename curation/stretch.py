@@ -4,20 +4,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import runner
 from .boxes import Box
-from .cutting import READ_AHEAD, Cut, Sink, drive
 from .datasets import FACTS, Chunk, Layout, encode_grey, image_name
 from .errors import UsageError
 from .files import check_folder, locked
 from .plans import SOURCE, TARGET, CutBox, Plan, distinct_boxes, free_bytes
 from .report import Report, report_of
-from .volumes import Volume, Volumes, check_scales, window_text
 from .writing import Writer, is_finished
+
+if TYPE_CHECKING:
+    from .cutting import Cut
+    from .volumes import Volume, Volumes
+
+# What needs CloudVolume is imported where it is used: it takes a second, and a fault of the options is told before.
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Patch:
     defects: str | None
     mask_val: float
 
-    def open(self, volumes: Volumes) -> list[Volume]:
+    def open(self, volumes: "Volumes") -> list["Volume"]:
         """The image's volume and, if there is one, that of the defects."""
         return [volumes.open(path, self.mip) for path in (self.cv_path, self.defects) if path is not None]
 
@@ -127,6 +131,8 @@ def check(options: Options) -> None:
 
 
 def _check_patch(patch: Patch, starts: np.ndarray) -> None:
+    from .volumes import Volumes, check_scales, window_text
+
     volumes = patch.open(Volumes())
     check_scales(volumes)
     for volume in volumes:
@@ -139,6 +145,8 @@ def _check_patch(patch: Patch, starts: np.ndarray) -> None:
 
 
 def _plan(options: Options, patches: list[Patch], targets: list[Path], starts: np.ndarray) -> Plan:
+    from .volumes import Volumes
+
     sections = np.unique(starts.reshape(-1, 3), axis=0).tolist()
     windows = [
         (volume, patch.box((x, y, z)).window(volume.mip))
@@ -176,6 +184,8 @@ def _layout(patch: Patch, starts: np.ndarray, missing: str) -> Layout:
 
 
 def _download(patch: Patch, target: Path, layout: Layout, options: Options) -> Report:
+    from .cutting import Sink, drive
+
     with Writer(target, layout) as writer:
         sink = Sink(layout.main[0], writer, None)
         done = sink.done()
@@ -192,14 +202,17 @@ class StretchWork:
     patch: Patch
     missing: str
 
-    def __call__(self, number: int, boxes: Iterator[tuple[int, CutBox]]) -> Iterator[tuple[int, Cut]]:
+    def __call__(self, number: int, boxes: Iterator[tuple[int, CutBox]]) -> Iterator[tuple[int, "Cut"]]:
+        from .cutting import READ_AHEAD, Cut
+        from .volumes import Volumes
+
         volumes = Volumes(missing=self.missing)
         layers = self.patch.open(volumes)
         depth = 0 if layers[0].is_local else READ_AHEAD
         for (place, _), (chunk, facts) in runner.ahead(lambda unit: self._cut(layers, unit[1]), boxes, depth):
             yield place, Cut(chunk, chunk, None, facts, volumes.take_retries())
 
-    def _cut(self, volumes: list[Volume], box: CutBox) -> tuple[Chunk, dict[str, Any]]:
+    def _cut(self, volumes: list["Volume"], box: CutBox) -> tuple[Chunk, dict[str, Any]]:
         at = self.patch.box(box.start)
         cutouts = [volume.read(at.window(volume.mip)) for volume in volumes]
         image = cutouts[0].values[0].astype(np.float32)

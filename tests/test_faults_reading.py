@@ -23,7 +23,7 @@ from small_jobs import (
 )
 from volumes_made import chunk_file, make_layer
 
-from curation import cutting, making
+from curation import cutting, volumes
 from curation.volumes import ATTEMPTS, Volumes
 
 CHUNK = "4_4_40/0-64_0-64_5-6"  # the first that the job reads of its first pair's source
@@ -34,7 +34,7 @@ MADE = "out/" + NAME
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that would have been slept between attempts, by a job in this process."""
     slept: list[float] = []
-    for module in (making, cutting):
+    for module in (volumes, cutting):
         monkeypatch.setattr(module, "Volumes", partial(Volumes, sleep=slept.append))
     return slept
 

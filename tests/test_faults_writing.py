@@ -33,7 +33,7 @@ from small_jobs import (
 )
 from volumes_made import make_layer
 
-from curation import cutting, files, making
+from curation import cutting, files
 from curation.cutting import Cut, CutWork
 from curation.files import locked
 from curation.plans import CutBox
@@ -298,7 +298,7 @@ def test_39_the_samples_of_a_killed_worker_are_done_by_others(
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(making, "CutWork", partial(KillsItsWorker, marker=tmp_path / "killed"))
+    monkeypatch.setattr(cutting, "CutWork", partial(KillsItsWorker, marker=tmp_path / "killed"))
     done = command("make_dataset.py", *job[:-1], 2)
     assert done.code == 0, done.stderr
     assert (tmp_path / "killed").exists()
