@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def read_geometry(path: str) -> Geometry:
     try:  # without CloudVolume, which takes a second to import
         scale = json.loads((Path(folder.removeprefix("file://")) / "info").read_bytes())["scales"][0]
         start = scale.get("voxel_offset", [0, 0, 0])
-        return _made(scale["resolution"], start, np.add(start, scale["size"]))
+        return _made(path, scale["resolution"], start, np.add(start, scale["size"]))
     except OSError:
         raise UsageError(f"{path}: no CloudVolume layer there (no info file)") from None
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -46,16 +47,22 @@ def _geometry(path: str) -> Geometry:
 
     try:
         layer = open_layer(path)
+        bounds = layer.meta.bounds(0)
+        return _made(path, layer.meta.resolution(0), bounds.minpt, bounds.maxpt)
     except (UsageError, WorkError):
         raise
     except Exception as error:
         why = "access was denied" if is_denied(error) else f"{type(error).__name__}: {error}"
         raise WorkError(f"{path}: {why}") from error
-    bounds = layer.meta.bounds(0)
-    return _made(layer.meta.resolution(0), bounds.minpt, bounds.maxpt)
 
 
-def _made(resolution: object, start: object, stop: object) -> Geometry:
-    x, y, z = (float(size) for size in np.array(resolution))
-    lows, highs = ([int(edge) for edge in np.array(edges)] for edges in (start, stop))
+def _made(path: str, resolution: Any, start: Any, stop: Any) -> Geometry:
+    try:
+        numbers = np.array([list(resolution), list(start), list(stop)], np.float64)
+    except (ValueError, TypeError):  # of several lengths, or no numbers
+        numbers = np.empty(0)
+    if numbers.shape != (3, 3) or not np.isfinite(numbers).all() or (numbers[0] <= 0).any():
+        raise UsageError(f"{path}: its info gives no place and voxel size: want 3 numbers each, the size more than 0")
+    (x, y, z), *corners = numbers.tolist()
+    lows, highs = (tuple(map(int, corner)) for corner in corners)
     return Geometry((x, y, z), (lows[0], lows[1], lows[2]), (highs[0], highs[1], highs[2]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
@@ -9,11 +10,11 @@ import numpy as np
 
 from .annotations import Annotations, read_annotations
 from .errors import UsageError, WorkError
-from .files import PathLike, check_new
+from .files import PathLike, check_folder, check_new
 from .geometry import Geometry, Resolution, read_geometry
 from .picking import BLOCK, Picking, check_offsets, counted, in_voxels, pair_blocks
 from .rejections import read_rejections
-from .spec import Note, Spec, read_spec, write_spec
+from .spec import FARTHEST, Note, Spec, read_spec, write_spec
 from .viewer import write_state
 
 
@@ -76,11 +77,11 @@ class Appended:
 def append_pairs(options: Options) -> Appended:
     """Write the source spec with the pairs of all annotations appended, none of them twice."""
     check_offsets(options.offsets)
-    for path in (options.dst_spec_path, options.link_path):
-        if path is not None:
-            check_new(path, options.overwrite)
+    _check_destinations(options)
     spec = read_spec(options.src_spec_path, template=True)
-    rejected = read_rejections(options.exclude_path) if options.exclude_path else np.empty((0, 2, 3), np.int64)
+    rejected = (
+        read_rejections(options.exclude_path) if options.exclude_path is not None else np.empty((0, 2, 3), np.int64)
+    )
     annotations = read_annotations(options.points_path, options.layer)
     placing = _Placing(spec, annotations, options)
     ends = placing.ends()
@@ -109,9 +110,22 @@ def append_pairs(options: Options) -> Appended:
     )
 
 
+def _check_destinations(options: Options) -> None:
+    """Refuse what cannot be written, before either file is: the one would stay without the other."""
+    paths = [Path(path) for path in (options.dst_spec_path, options.link_path) if path is not None]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"{paths[0]} is to be both the spec and the link: take another name for one of them")
+    for path in paths:
+        check_new(path, options.overwrite)
+        check_folder(path.parent)
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: want a file's name")
+
+
 def _picking(spec: Spec, options: Options) -> Picking:
     size = spec.box_size()
-    stride = size if options.stride is None else (options.stride << spec.dst_mip,) * 2
+    # Beyond FARTHEST any stride leaves a single tile.
+    stride = size if options.stride is None else (min(options.stride << spec.dst_mip, FARTHEST),) * 2
     return Picking(options.offsets, options.permute, options.anchor, spec.max_mip, size, stride)
 
 
@@ -166,8 +180,8 @@ class _Placing:
         for power in (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5):
             factor = 2.0**power
             if self._geometry.holds(np.floor(places * (factor, factor, 1))).all():
-                x, y, z = self._units or self._geometry.resolution
-                meant = f"--points_resolution {x * factor:g} {y * factor:g} {z:g}"
+                x, y, z = self._units or self.volume_resolution()
+                meant = f"--points_resolution {x * factor:.12g} {y * factor:.12g} {z:.12g}"
                 return f". With x and y times {factor:g} all would lie in it: if that is meant, {meant}"
         return ""
 

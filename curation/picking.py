@@ -5,6 +5,7 @@ line is a pair: its first end the source, its second the target. A bounding box 
 it spans.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -54,11 +55,22 @@ def in_voxels(ends: np.ndarray, units: Resolution, voxels: Resolution) -> np.nda
     little would be floored to another: ratios are taken for the simple fraction that they nearly are.
     """
     above, below = np.array([_ratio(unit, voxel) for unit, voxel in zip(units, voxels, strict=True)]).T
-    return ends if (above == below).all() else ends * above / below
+    if (above == below).all():
+        return ends
+    moved = ends * above / below
+    if np.abs(moved).max(initial=0) > FARTHEST:
+        raise UsageError(f"points of {_nm(units)} nm lie beyond any volume of {_nm(voxels)} nm: are these their units?")
+    return moved
+
+
+def _nm(widths: Resolution) -> str:
+    return " x ".join(f"{width:g}" for width in widths)
 
 
 def _ratio(unit: float, voxel: float) -> tuple[float, float]:
     """Numerator and denominator of the simple fraction that unit / voxel nearly is, if it is."""
+    if not 1 / FARTHEST < unit / voxel < FARTHEST:
+        raise UsageError(f"points of {unit:g} nm in a volume of {voxel:g} nm: want units less far apart")
     simple = Fraction(unit / voxel).limit_denominator(10_000)
     is_simple = abs(float(simple) * voxel / unit - 1) < 1e-6
     return (float(simple.numerator), float(simple.denominator)) if is_simple else (unit / voxel, 1.0)
@@ -76,11 +88,19 @@ def pair_blocks(shapes: np.ndarray, ends: np.ndarray, picking: Picking) -> Itera
     for first in range(0, len(shapes), BLOCK):
         pairs, whose = _pairs(shapes[first : first + BLOCK], ends[first : first + BLOCK], picking)
         made += len(pairs)
-        if made > MOST_PAIRS:
-            raise UsageError(f"these annotations make more than {MOST_PAIRS:,} pairs: want fewer, or a larger --stride")
+        _check_number(made)
         if np.abs(pairs).max(initial=0) > FARTHEST:
             raise UsageError("points and offsets lead beyond any volume")
+        same = np.flatnonzero((pairs[:, 0] == pairs[:, 1]).all(axis=1))
+        if same.size:  # offsets are never 0: it is a line's
+            name, box = f"annotation {first + whose[same[0]]}", pairs[same[0], 0].tolist()
+            raise UsageError(f"{name}: both ends of the line lie in the box {box}: want a line to another section")
         yield pairs, whose + first
+
+
+def _check_number(pairs: int) -> None:
+    if pairs > MOST_PAIRS:
+        raise UsageError(f"these annotations make more than {MOST_PAIRS:,} pairs: want fewer, or a larger --stride")
 
 
 def _pairs(shapes: np.ndarray, ends: np.ndarray, picking: Picking) -> tuple[np.ndarray, np.ndarray]:
@@ -114,9 +134,11 @@ def pair_starts(places: np.ndarray, picking: Picking) -> np.ndarray:
 def _places(shapes: np.ndarray, ends: np.ndarray, picking: Picking) -> tuple[np.ndarray, np.ndarray]:
     """The box starts of all but the lines, (S, 3) int64, and whose they are, (S,), in order."""
     single = np.flatnonzero((shapes == Shape.POINT) | (shapes == Shape.ELLIPSOID))
-    places, whose = [_starts(ends[single, 0], picking)], [single]
+    places, whose, made = [_starts(ends[single, 0], picking)], [single], 0
     for index in np.flatnonzero(shapes == Shape.BOX).tolist():
         tiles = _tiles(ends[index, 0], ends[index, 1], picking)
+        made += len(tiles) * len(picking.steps())
+        _check_number(made)  # here too: a block of boxes may hold more than memory does
         places.append(tiles)
         whose.append(np.full(len(tiles), index))
     if len(places) == 1:
@@ -140,7 +162,7 @@ def _tiles(low: np.ndarray, high: np.ndarray, picking: Picking) -> np.ndarray:
     room = np.floor(high).astype(np.int64)[:2] - first[:2] - picking.size
     counts = np.maximum(room // np.array(picking.stride) + 1, 1)
     sections = int(last[2] - first[2]) + 1
-    if counts.prod() * sections > MOST_PAIRS:
+    if math.prod(counts.tolist()) * sections > MOST_PAIRS:
         raise UsageError(
             f"a bounding box from {first.tolist()} to {last.tolist()} holds more than {MOST_PAIRS:,} boxes"
         )
