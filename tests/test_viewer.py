@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import neuroglancer
 import numpy as np
 import pytest
+from small_jobs import spec_of
 
 from curation.annotations import Annotations, Note, Shape
 from curation.errors import UsageError
-from curation.viewer import PICTURE, read_link, read_state
+from curation.spec import Spec, parse_spec
+from curation.viewer import PICTURE, read_link, read_state, write_state
 
 Json = dict[str, Any]
 
@@ -404,3 +407,108 @@ def test_text_that_is_not_utf_8_is_refused(saved: Path) -> None:
     saved.write_bytes(b'{"layers": "\xff"}')
     with pytest.raises(UsageError, match="not UTF-8 text"):
         read_state(str(saved))
+
+
+# What is written
+
+STARTS = np.array([[[16, -32, 3], [16, -32, 2]], [[64, 0, 3], [96, 16, 3]], [[16, -32, 3], [16, -32, 5]]])
+SPEC = parse_spec(json.dumps(spec_of("gs://bucket/em", pairs=[])).encode())  # 32 x 16 pixels at MIP 0
+
+
+def written(path: Path, spec: Spec = SPEC, starts: np.ndarray = STARTS, **more: Any) -> neuroglancer.ViewerState:
+    """What Neuroglancer's own package makes of the state that is written."""
+    write_state(path, spec, starts, **{"notes": {}, "resolution": (4.0, 4.0, 40.0), "overwrite": False, **more})
+    text = path.read_text().strip()
+    return neuroglancer.parse_url(text) if text.startswith("http") else neuroglancer.ViewerState(json.loads(text))
+
+
+@pytest.mark.parametrize("name", ["state.json", "link.txt"])
+def test_pairs_are_lines_from_the_middle_of_one_section_to_that_of_another(name: str, tmp_path: Path) -> None:
+    (*_, pairs) = written(tmp_path / name).layers
+    assert pairs.name == "pairs"
+    assert [(list(line.point_a), list(line.point_b)) for line in pairs.annotations] == [
+        ([16, -32, 3.5], [16, -32, 2.5]),
+        ([64, 0, 3.5], [96, 16, 3.5]),
+        ([16, -32, 3.5], [16, -32, 5.5]),
+    ]
+
+
+def test_each_box_is_shown_once_as_large_as_it_is_in_one_section(tmp_path: Path) -> None:
+    spec = msgspec.structs.replace(SPEC, dst_mip=2)  # 128 x 64 voxels
+    boxes = written(tmp_path / "state.json", spec).layers["boxes"].annotations
+    assert [(list(box.point_a), list(box.point_b)) for box in boxes] == [
+        ([16, -32, 2], [144, 32, 3]),
+        ([16, -32, 3], [144, 32, 4]),
+        ([16, -32, 5], [144, 32, 6]),
+        ([64, 0, 3], [192, 64, 4]),
+        ([96, 16, 3], [224, 80, 4]),
+    ]
+    assert len({box.id for box in boxes}) == 5
+
+
+@pytest.mark.parametrize(
+    ("resolution", "written_as"),
+    [
+        ((8.000000000000002, 7.999999999999999, 40.0), ["8e-9", "8e-9", "4e-8"]),
+        ((4.0, 3.5, 33.3), ["4e-9", "3.5e-9", "3.33e-8"]),
+    ],
+)
+def test_dimensions_have_no_noise(resolution: tuple[float, ...], written_as: list[str], tmp_path: Path) -> None:
+    made = written(tmp_path / "state.json", resolution=resolution)
+    assert made.dimensions.names == ("x", "y", "z")
+    assert made.dimensions.units == ("m", "m", "m")
+    assert made.dimensions.scales.tolist() == list(map(float, written_as))
+    for name in ("boxes", "pairs"):
+        space = made.layers[name].source[0].transform.output_dimensions
+        assert space.to_json() == made.dimensions.to_json()
+
+
+def test_descriptions_are_shown(tmp_path: Path) -> None:
+    said = 'it\'s "so"_, 50% & #!\nü'
+    pairs = written(tmp_path / "link", notes={1: Note("a", said, ("b",)), 2: Note("c")}).layers["pairs"].annotations
+    assert [line.description for line in pairs] == [None, said, None]
+    assert len({line.id for line in pairs}) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("gs://bucket/em", "precomputed://gs://bucket/em"),
+        ("https://host/em", "precomputed://https://host/em"),
+        ("precomputed://s3://bucket/em", "precomputed://s3://bucket/em"),
+        ("zarr2://file:///em", "zarr2://file:///em"),
+    ],
+)
+def test_the_image_is_where_the_spec_says(path: str, source: str, tmp_path: Path) -> None:
+    spec = parse_spec(json.dumps(spec_of(path, pairs=[])).encode())
+    assert written(tmp_path / "state.json", spec).layers["image"].source[0].url == source
+
+
+def test_a_link_is_one_line_that_can_be_clicked(tmp_path: Path) -> None:
+    written(tmp_path / "link", notes={0: Note("", "a b\n\t<c> \\ | `")})
+    text = (tmp_path / "link").read_text()
+    assert text.startswith(PAGE)
+    assert text.endswith("\n")
+    assert not set(text[:-1]) & set(' \n\t<>"\\|`')
+
+
+def test_what_is_written_is_read_as_the_same_pairs(saved: Path) -> None:
+    written(saved, resolution=(8.000000000000002, 8.0, 40.0))
+    annotations = read_state(str(saved))
+    assert (annotations.shapes == Shape.LINE).all()
+    np.testing.assert_array_equal(np.floor(annotations.ends), STARTS)
+    assert annotations.resolution == (8.0, 8.0, 40.0)
+
+
+def test_no_pairs_are_a_state_too(saved: Path) -> None:
+    made = written(saved, starts=np.empty((0, 2, 3), np.int64))
+    assert [len(made.layers[name].annotations) for name in ("boxes", "pairs")] == [0, 0]
+
+
+def test_a_state_that_is_there_is_replaced_only_if_told(saved: Path) -> None:
+    saved.write_text("precious")
+    with pytest.raises(UsageError, match="is there already"):
+        written(saved)
+    assert saved.read_text() == "precious"
+    assert len(written(saved, overwrite=True).layers) == 3
+    assert list(saved.parent.iterdir()) == [saved]

@@ -1,0 +1,554 @@
+"""What append_pairs takes of the pairs that annotations make, where it says they lie, and what it writes of them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import h5py
+import neuroglancer
+import numpy as np
+import pytest
+from commands import Command
+from small_jobs import (
+    NAME,
+    Json,
+    Refused,
+    changed,
+    dataset_arguments,
+    image_layer,
+    made_folder,
+    pair,
+    put_json,
+    spec_arguments,
+    spec_of,
+    start,
+    voxels,
+)
+from volumes_made import make_layer
+
+from curation.errors import UsageError, WorkError
+from curation.pairs import Appended, Options, append_pairs
+from curation.spec import Note, read_spec
+from curation.writing import Writer
+
+NOWHERE = "file:///nowhere/at/all"
+EM = {"x": [8.000000000000002e-9, "m"], "y": [8e-9, "m"], "z": [4e-8, "m"]}  # as viewers write them
+FINE = {axis: [4.0000000001e-9 if axis != "z" else 4e-8, "m"] for axis in "xyz"}
+TABLE = "x,y,z\n0,0,3\n16,0,3\n32,0,3\n48,0,3\n"  # four boxes, on multiples of 2^4
+Starts = list[list[list[int]]]
+
+
+def point(*place: float, **more: Any) -> Json:
+    return {"type": "point", "point": list(place), **more}
+
+
+def line(first: Sequence[float], second: Sequence[float], **more: Any) -> Json:
+    return {"type": "line", "pointA": list(first), "pointB": list(second), **more}
+
+
+def state(*annotations: Json, dimensions: Json = EM, **layer: Any) -> str:
+    held = {"type": "annotation", "name": "picked", "annotations": list(annotations), **layer}
+    return json.dumps({"dimensions": dimensions, "layers": [held]})
+
+
+Append = Callable[..., Appended]
+
+
+@pytest.fixture
+def append(tmp_path: Path) -> Append:
+    """Appends the pairs of `points`, a file's text, to the template: `kept`, of 32 x 16 pixels at MIP 0, max_mip 4."""
+
+    def run(points: str, image: str = NOWHERE, kept: Sequence[Json] = (), **options: Any) -> Appended:
+        put_json(tmp_path / "template.json", spec_of(image, pairs=kept))
+        (tmp_path / "points").write_text(points)
+        paths = {"src_spec_path": tmp_path / "template.json", "dst_spec_path": tmp_path / "spec.json"}
+        return append_pairs(Options(**{**paths, "points_path": str(tmp_path / "points"), "offsets": (-1,), **options}))
+
+    return run
+
+
+@pytest.fixture
+def starts(tmp_path: Path) -> Callable[[], Starts]:
+    """What is in spec.json."""
+    return lambda: read_spec(tmp_path / "spec.json", template=True).starts().tolist()
+
+
+@pytest.fixture
+def sources(starts: Callable[[], Starts]) -> Callable[[], list[list[int]]]:
+    """What is in spec.json, of each pair the source."""
+    return lambda: [source for source, _ in starts()]
+
+
+def written(folder: Path) -> set[str]:
+    """All but what `append` reads."""
+    return {path.name for path in folder.iterdir()} - {"template.json", "points", "image"}
+
+
+# Units
+
+Sources = Callable[[], list[list[int]]]
+
+
+def test_points_with_units_become_voxels_of_the_image(append: Append, sources: Sources, tmp_path: Path) -> None:
+    # 8 nm in 4 nm: (8.5, 24.5) become (17, 49), snapped down to 16, 48; -0.5 becomes -1, and -16
+    append(state(point(8.5, 24.5, 3.5), point(-0.5, 0, 2.5)), image_layer(tmp_path))
+    assert sources() == [[16, 48, 3], [-16, 0, 2]]
+
+
+def test_points_of_finer_units_are_floored(append: Append, sources: Sources, tmp_path: Path) -> None:
+    image = image_layer(tmp_path, resolution=(8, 8, 40))
+    # 4 nm in 8 nm: 31.5 becomes 15.75, 0 when snapped; 32 becomes exactly 16, noise or none
+    append(state(point(31.5, 32, 3.5), point(32, 63.999, 3.5), dimensions=FINE), image)
+    assert sources() == [[0, 16, 3], [16, 16, 3]]
+
+
+@pytest.mark.parametrize("points", ["x,y,z\n16,8,3\n", state(point(16.5, 8.5, 3.5), dimensions=FINE)])
+def test_units_that_are_said_go_before_those_that_are_read(
+    points: str, append: Append, sources: Sources, tmp_path: Path
+) -> None:
+    append(points, image_layer(tmp_path), points_resolution=(8.0, 16.0, 40.0))
+    assert sources() == [[32, 32, 3]]  # 16 * 8 / 4; 8 * 16 / 4
+
+
+def test_a_table_without_units_is_of_voxels(append: Append, sources: Sources, tmp_path: Path) -> None:
+    append("x,y,z\n16,32,3\n", image_layer(tmp_path, resolution=(8, 8, 40)))
+    assert sources() == [[16, 32, 3]]
+
+
+def test_a_volume_size_that_is_said_goes_before_the_one_that_is_read(
+    append: Append, sources: Sources, tmp_path: Path
+) -> None:
+    append(state(point(16, 32, 3)), image_layer(tmp_path), volume_resolution=(2.0, 2.0, 20.0))
+    assert sources() == [[64, 128, 6]]
+
+
+def test_a_volume_size_that_is_said_needs_no_volume(append: Append, sources: Sources) -> None:
+    made = append(state(point(16, 32, 3)), volume_resolution=(4.0, 4.0, 40.0))
+    assert sources() == [[32, 64, 3]]
+    assert f"not checked whether they lie in the image volume: {NOWHERE}: no CloudVolume layer there" in str(made)
+
+
+@pytest.mark.parametrize("more", [{}, {"points_resolution": (8.0, 8.0, 40.0)}])
+def test_known_units_in_an_unknown_volume_are_refused_with_what_to_do(
+    more: Json, append: Append, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"^file:///nowhere.*: want --volume_resolution X Y Z, .* at MIP 0$") as caught:
+        append(TABLE if more else state(point(0, 0, 1)), **more)
+    assert len(str(caught.value).splitlines()) == 1
+    assert written(tmp_path) == set()
+
+
+# Outside the volume
+
+
+def test_points_that_lie_within_are_not_spoken_of(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path, voxel_offset=(1000, 1000, 100))
+    made = append("x,y,z\n1000,1000,100\n1127,1127,105\n", image)
+    assert made.outside == ""
+    assert str(made) == f"{tmp_path}/spec.json: 2 pairs, 2 of them new from 2 points"
+
+
+def test_points_before_a_volumes_offset_are_told_of(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path, voxel_offset=(1000, 1000, 100))
+    made = append("x,y,z\n1000,1000,100\n975.5,1000,100\n1000,1000,106\n", image)
+    assert made.outside == (
+        "2 of them begin outside the image volume, (1000, 1000, 100) to (1128, 1128, 106); "
+        "the first: annotation 1 at (975, 1000, 100)"
+    )
+    assert made.new_pairs == 3  # they are taken all the same: boxes may reach into the volume
+
+
+def suggested(made: Appended) -> tuple[float, ...]:
+    """What the summary says --points_resolution should be."""
+    return tuple(map(float, str(made).partition("--points_resolution ")[2].split()))
+
+
+@pytest.mark.parametrize(
+    ("volume", "points", "factor", "resolution", "inside"),
+    [
+        ((8, 8, 40), "x,y,z\n240,16,3\n64,32,3\n", 0.5, (4, 4, 40), [[112, 0, 3], [32, 16, 3]]),  # 120, 8; 32, 16
+        ((8, 8, 40), "x,y,z\n2016,16,3\n", 0.0625, (0.5, 0.5, 40), [[112, 0, 3]]),  # 126, 1
+        ((8, 8, 40), state(point(240, 16, 3.5)), 0.25, (2, 2, 40), [[112, 0, 3]]),  # 480, 32; then 120, 8
+    ],
+)
+def test_the_size_that_would_bring_points_in_does(
+    volume: tuple[int, int, int],
+    points: str,
+    factor: float,
+    resolution: tuple[float, ...],
+    inside: list[list[int]],
+    append: Append,
+    sources: Sources,
+    tmp_path: Path,
+) -> None:
+    image = image_layer(tmp_path, resolution=volume if points.startswith("x") else (4, 4, 40))
+    made = append(points, image)
+    assert f"With x and y times {factor:g} all would lie in it: if that is meant" in made.outside
+    assert suggested(made) == resolution
+    assert append(points, image, points_resolution=suggested(made), overwrite=True).outside == ""
+    assert sources() == inside
+
+
+def test_a_factor_may_be_larger_than_1(append: Append, sources: Sources, tmp_path: Path) -> None:
+    image = image_layer(tmp_path, voxel_offset=(960, 960, 0))
+    made = append("x,y,z\n480,500,3\n", image)
+    assert suggested(made) == (8, 8, 40)
+    assert append("x,y,z\n480,500,3\n", image, points_resolution=(8.0, 8.0, 40.0), overwrite=True).outside == ""
+    assert sources() == [[960, 992, 3]]  # 1000 is snapped down
+
+
+def test_the_size_suggested_is_of_the_volume_as_it_is_said_to_be(append: Append, tmp_path: Path) -> None:
+    given: Json = {"image": image_layer(tmp_path), "volume_resolution": (16.123456789, 16.0, 30.0)}
+    made = append("x,y,z\n240,16,3\n", **given)
+    assert suggested(made) == (8.0617283945, 8, 30)
+    assert append("x,y,z\n240,16,3\n", **given, points_resolution=suggested(made), overwrite=True).outside == ""
+
+
+@pytest.mark.parametrize("points", ["x,y,z\n240,16,300\n", "x,y,z\n240,16,3\n-1,16,3\n"])
+def test_where_no_factor_helps_none_is_suggested(points: str, append: Append, tmp_path: Path) -> None:
+    made = append(points, image_layer(tmp_path))
+    assert "begin outside" in made.outside
+    assert "--points_resolution" not in made.outside
+
+
+# Notes
+
+
+PICKED = state(
+    point(8, 8, 3.5, id="a", description='a "crack",\nwide: 50 %s', tagIds=[1, 2]),
+    point(16, 8, 3.5),
+    line((8, 8, 3.5), (16, 8, 2.5), id="ü"),
+    {"type": "axis_aligned_bounding_box", "pointA": [24, 0, 3], "pointB": [56, 8, 4], "description": "tiles"},
+    annotationTags=[{"id": 1, "label": "fold"}, {"id": 2, "label": "dark"}],
+)
+NOTES = [  # with --offsets -1 and permuted: two pairs of each point, one of the line, two boxes of two pairs each
+    *[Note("a", 'a "crack",\nwide: 50 %s', ("fold", "dark"))] * 2,
+    *[None] * 2,
+    Note("ü"),
+    *[Note("", "tiles")] * 4,
+]
+
+
+def notes_in(path: Path) -> list[Note | None]:
+    return [pair.note for pair in read_spec(path).pairs]
+
+
+def test_notes_travel_to_every_pair_of_their_annotation(append: Append, tmp_path: Path) -> None:
+    append(PICKED, image_layer(tmp_path), permute=True)
+    assert notes_in(tmp_path / "spec.json") == NOTES
+    assert json.loads((tmp_path / "spec.json").read_text())["pairs"][2] == {
+        "src": start(32, 16, 3),
+        "tgt": start(32, 16, 2),
+    }
+
+
+def test_notes_are_kept_when_pairs_are_added_and_left_out(append: Append, tmp_path: Path) -> None:
+    append(PICKED, image_layer(tmp_path), permute=True)
+    first = json.loads((tmp_path / "spec.json").read_text())["pairs"]
+    rejected = put_json(tmp_path / "rejected.json", {"pairs": [first[0], first[4]]})
+    more = "x,y,z,description\n0,0,5,\n96,0,5,late\n"
+    append(more, image_layer(tmp_path), kept=first, exclude_path=rejected, overwrite=True)
+    assert notes_in(tmp_path / "spec.json") == [*NOTES[1:4], *NOTES[5:], None, Note("", "late")]
+
+
+def test_a_pair_that_is_there_keeps_its_own_note(append: Append, tmp_path: Path) -> None:
+    kept = [{**pair(0, 0, 3), "note": {"id": "first"}}, pair(16, 0, 3)]
+    append("x,y,z,id\n0,0,3,second\n16,0,3,third\n", kept=kept)
+    assert notes_in(tmp_path / "spec.json") == [Note("first"), None]
+
+
+def test_notes_of_drawn_pairs_are_their_own(append: Append, tmp_path: Path) -> None:
+    rows = "".join(f"{16 * number},0,3,{number}\n" for number in range(50))
+    append("x,y,z,id\n" + rows, max_pairs=10)
+    spec = read_spec(tmp_path / "spec.json")
+    assert len(spec.pairs) == 10
+    assert [pair.note for pair in spec.pairs] == [Note(str(pair.src.x_start // 16)) for pair in spec.pairs]
+
+
+def test_pairs_of_older_forms_have_no_notes(append: Append, tmp_path: Path) -> None:
+    older = [{"x": 16, "y": 8, "z": 3}, {"x": 16, "y": 8, "z": 2}]  # centres of 32 x 16
+    append("x,y,z,id\n16,0,3,new\n", kept=[older])  # type: ignore[list-item]
+    assert notes_in(tmp_path / "spec.json") == [None, Note("new")]
+    assert read_spec(tmp_path / "spec.json").starts()[0].tolist() == [[0, 0, 3], [0, 0, 2]]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_notes_travel_into_the_image_file(
+    resumed: bool, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey = voxels()
+    grey[:, :, 0] = 0
+    image = make_layer(tmp_path / "image", {0: grey})
+    kept = [{**pair(0, 0, 5), "note": {"id": "a"}}, {**pair(0, 0, 1), "note": {"id": "black"}}, pair(16, 0, 5)]
+    kept += [{**pair(32, 0, 5), "note": {"tags": ["ü"], "description": '"\n'}}]
+    spec = put_json(tmp_path / "spec.json", spec_of(image, pairs=kept))
+    arguments = dataset_arguments(spec, made_folder(tmp_path / "out"), "--min_valid", 0.5)
+    if resumed:
+        with monkeypatch.context() as broken:
+            broken.setattr(Writer, "finish", lambda *_: (_ for _ in ()).throw(WorkError("cut short")))
+            assert command("make_dataset.py", *arguments).code == 1
+    assert command("make_dataset.py", *arguments).code == 0
+    with h5py.File(tmp_path / "out" / NAME) as file:
+        assert file["pair"][:].tolist() == [0, 2, 3]  # the second target is black
+        notes = [json.loads(note) if note else None for note in file["note"].asstr()[:]]
+    assert notes == [{"id": "a"}, None, {"tags": ["ü"], "description": '"\n'}]
+    assert command("verify_dataset.py", tmp_path / "out" / NAME).code == 0
+
+
+def test_a_file_of_pairs_without_notes_has_none(tmp_path: Path, command: Command) -> None:
+    spec = put_json(tmp_path / "spec.json", spec_of(image_layer(tmp_path)))
+    assert command("make_dataset.py", *dataset_arguments(spec, made_folder(tmp_path / "out"))).code == 0
+    with h5py.File(tmp_path / "out" / NAME) as file:
+        assert "note" not in file
+
+
+# Leaving out
+
+
+REJECTED = [pair(16, 0, 3), pair(48, 0, 3, 4), pair(64, 0, 3)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"pairs": REJECTED},
+        REJECTED,
+        {"by": "me", "pairs": [{**rejected, "why": ["dark", 3]} for rejected in REJECTED]},
+        spec_of("gs://another/volume", pairs=[{**rejected, "note": {"id": "x"}} for rejected in REJECTED]),
+    ],
+    ids=["object", "list", "reasons", "spec"],
+)
+def test_rejected_pairs_are_left_out_kept_and_new(
+    content: object, append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    rejected = put_json(tmp_path / "rejected.json", content)
+    made = append(TABLE, kept=[pair(64, 0, 3), pair(48, 0, 3)], exclude_path=rejected)
+    # of the kept ones the second stays: it is another pair than the rejected one with its source
+    expected = [[[48, 0, 3], [48, 0, 2]], [[0, 0, 3], [0, 0, 2]], [[32, 0, 3], [32, 0, 2]]]
+    assert starts() == expected
+    assert (made.kept_pairs, made.new_pairs, made.repeated_pairs, made.excluded, made.idle) == (1, 2, 1, 2, 2)
+    assert "2 excluded pairs left out" in str(made)
+
+
+def test_the_reverse_of_a_rejected_pair_stays(append: Append, starts: Callable[[], Starts], tmp_path: Path) -> None:
+    append("x,y,z\n0,0,3\n", permute=True, exclude_path=put_json(tmp_path / "rejected.json", [pair(0, 0, 3)]))
+    assert starts() == [[[0, 0, 2], [0, 0, 3]]]
+
+
+def test_a_pair_made_twice_is_excluded_once(append: Append, tmp_path: Path) -> None:
+    rejected = put_json(tmp_path / "rejected.json", [pair(0, 0, 3)])
+    made = append("x,y,z\n0,0,3\n5,0,3\n16,0,3\n", exclude_path=rejected)
+    assert (made.excluded, made.new_pairs, made.repeated_pairs) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "not a list of pairs to leave out"),
+        (b"x,y,z\n1,2,3\n", "not a list of pairs to leave out"),
+        (b"{}", "missing required field `pairs`"),
+        (b'{"pairs": {}}', r"Expected `array`, got `object` - at `\$\.pairs`"),
+        (b'[{"src": {}}]', r"x_start`? - at `\$\[0\]\.src`"),
+        (json.dumps([changed(pair(0, 0, 3), {("tgt", "z_start"): 2.5})]).encode(), r"\$\[0\]\.tgt\.z_start"),
+        (b'["\x80"]', "not a list of pairs to leave out"),
+        (b"[" * 100_000, "not a list of pairs to leave out"),
+    ],
+)
+def test_a_file_of_no_pairs_to_leave_out_is_refused(
+    content: bytes | None, said: str, append: Append, tmp_path: Path
+) -> None:
+    rejected = tmp_path / "rejected.json"
+    if content is not None:
+        rejected.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"^{rejected}: .*{said}") as caught:
+        append(TABLE, exclude_path=rejected)
+    assert len(str(caught.value).splitlines()) == 1
+    assert written(tmp_path) <= {"rejected.json"}
+
+
+def test_no_name_is_no_file_to_leave_out(append: Append, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        append(TABLE, exclude_path="")
+    assert written(tmp_path) == set()
+
+
+# Drawing
+
+
+def drawn(append: Append, sources: Sources, count: int, seed: int) -> list[int]:
+    """Which of 100 points' pairs are taken, after one that is kept."""
+    rows = "".join(f"{16 * number},0,3\n" for number in range(100))
+    kept = pair(1600, 0, 3)
+    append("x,y,z\n" + rows, kept=[kept], max_pairs=count, seed=seed, overwrite=True)
+    first, *others = (source[0] // 16 for source in sources())
+    assert first == 100  # what is kept is not drawn from
+    return others
+
+
+def test_the_same_seed_draws_the_same_pairs_in_their_order(append: Append, sources: Sources) -> None:
+    taken = drawn(append, sources, 30, 0)
+    assert len(set(taken)) == 30
+    assert taken == sorted(taken)
+    assert taken == drawn(append, sources, 30, 0)
+    assert taken != drawn(append, sources, 30, 1)
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_all_are_taken_where_there_are_no_more(count: int, append: Append, sources: Sources) -> None:
+    assert drawn(append, sources, count, 0) == list(range(100))
+
+
+def test_pairs_that_are_not_drawn_are_counted_and_their_points_not_idle(append: Append, tmp_path: Path) -> None:
+    made = append(TABLE + "0,0,3\n", image_layer(tmp_path), max_pairs=3)
+    assert str(made) == (
+        f"{tmp_path}/spec.json: 3 pairs, 3 of them new from 5 points; 1 of these add nothing new; "
+        "1 repeated pairs left out; 1 more were not drawn"
+    )
+
+
+def test_rejected_and_repeated_pairs_are_not_drawn(append: Append, sources: Sources, tmp_path: Path) -> None:
+    rejected = put_json(tmp_path / "rejected.json", [pair(0, 0, 3), pair(16, 0, 3)])
+    append(TABLE + TABLE.partition("\n")[2], max_pairs=2, exclude_path=rejected)
+    assert sources() == [[32, 0, 3], [48, 0, 3]]
+
+
+# A link to see them
+
+
+@pytest.mark.parametrize("name", ["link.json", "link.txt", "link"])
+def test_a_link_gives_the_same_pairs_again(
+    name: str, append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    image = image_layer(tmp_path)
+    kept = [pair(96, 0, 3)]
+    append(PICKED, image, kept=kept, permute=True, link_path=tmp_path / name)
+    first = starts()
+    again = append((tmp_path / name).read_text(), image, offsets=(), overwrite=True)
+    assert starts() == first
+    assert again.annotations == f"{len(first)} lines"
+    assert again.outside == ""
+
+
+def test_a_link_of_centred_points_gives_the_same_pairs_again(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    image = image_layer(tmp_path)
+    append(state(point(30, 30, 3.5)), image, anchor="center", link_path=tmp_path / "link")
+    assert starts() == [[[32, 48, 3], [32, 48, 2]]]  # 60 - 16 = 44, 60 - 8 = 52
+    append((tmp_path / "link").read_text(), image, offsets=(), overwrite=True)
+    assert starts() == [[[32, 48, 3], [32, 48, 2]]]
+
+
+def test_a_state_shows_the_image_its_boxes_and_pairs(append: Append, tmp_path: Path) -> None:
+    append("x,y,z,description\n16,32,3,here\n", image_layer(tmp_path), link_path=tmp_path / "link.json")
+    shown = neuroglancer.ViewerState(json.loads((tmp_path / "link.json").read_text()))
+    assert [layer.name for layer in shown.layers] == ["image", "boxes", "pairs"]
+    assert shown.layers["image"].source[0].url == f"precomputed://file://{tmp_path}/image"
+    assert list(shown.position) == [16, 32, 3.5]
+
+
+@pytest.mark.parametrize(("link", "spec"), [("there", "spec.json"), ("link", "there"), ("there", "there")])
+def test_what_is_there_is_not_replaced(link: str, spec: str, append: Append, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("precious")
+    with pytest.raises(UsageError):
+        append(TABLE, image_layer(tmp_path), link_path=tmp_path / link, dst_spec_path=tmp_path / spec)
+    assert written(tmp_path) == {"there"}
+    assert (tmp_path / "there").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("link", "spec", "said"),
+    [
+        ("none/link", "spec.json", "none: no such folder"),
+        ("link", "none/spec.json", "none: no such folder"),
+        ("folder", "spec.json", "folder is a folder: want a file's name"),
+        ("link", "folder", "folder is a folder: want a file's name"),
+        ("folder/../both", "both", "both is to be both the spec and the link"),
+    ],
+)
+def test_of_two_files_neither_is_written_where_one_cannot_be(
+    link: str, spec: str, said: str, append: Append, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=said):
+        append(TABLE, image_layer(tmp_path), link_path=tmp_path / link, dst_spec_path=tmp_path / spec, overwrite=True)
+    assert written(tmp_path) == {"folder"}
+
+
+def test_a_link_wants_the_size_of_voxels(append: Append, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="want --volume_resolution"):
+        append(TABLE, link_path=tmp_path / "link.json")
+    assert written(tmp_path) == set()
+    append(TABLE, link_path=tmp_path / "link.json", volume_resolution=(4.0, 4.0, 40.0))
+    assert written(tmp_path) == {"link.json", "spec.json"}
+
+
+# Large numbers
+
+
+def test_a_hundred_thousand_lines_and_points_keep_their_places(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(5)
+    places = generator.integers(-(10**6), 10**6, (100_000, 2, 3))
+    places[:, 1, 2] = places[:, 0, 2] + generator.choice([-2, -1, 1], 100_000)
+    is_line = generator.random(100_000) < 0.5
+    rows = [
+        f'"({a}, {b}, {c})",' + (f'"({d}, {e}, {f})",Line,{index}' if drawn else f",Point,{index}")
+        for index, (((a, b, c), (d, e, f)), drawn) in enumerate(zip(places.tolist(), is_line, strict=True))
+    ]
+    made = append("Coordinate 1,Coordinate 2,Type,ID\n" + "\n".join(rows))
+    assert (made.new_pairs, made.repeated_pairs) == (100_000, 0)
+    found, notes = starts(), notes_in(tmp_path / "spec.json")
+    for index in generator.choice(100_000, 2000, replace=False).tolist():
+        (a, b, c), (d, e, f) = places[index].tolist()
+        source = [a - a % 16, b - b % 16, c]
+        target = [d - d % 16, e - e % 16, f] if is_line[index] else [*source[:2], c - 1]
+        assert found[index] == [source, target]
+        assert notes[index] == Note(str(index))
+
+
+# As commands
+
+
+def test_every_option_reaches_its_work(command: Command, tmp_path: Path, sources: Sources) -> None:
+    put_json(tmp_path / "template.json", spec_of(NOWHERE, pairs=[]))
+    box = {"type": "axis_aligned_bounding_box", "pointA": [0, 0, 3], "pointB": [48, 8, 4]}
+    other = {"type": "annotation", "name": "other", "annotations": [point(0, 0, 1)]}
+    whole = json.loads(state(box, point(40, 36, 3)))
+    (tmp_path / "points.csv").write_text(json.dumps({**whole, "layers": [*whole["layers"], other]}))
+    rejected = put_json(tmp_path / "rejected.json", [pair(32, 0, 3)])
+    options = ["--layer", "picked", "--anchor", "center", "--stride", 16, "--exclude", rejected, "--permute_pairs"]
+    options += ["--volume_resolution", 4, 4, 40, "--max_pairs", 100, "--seed", 7, "--neuroglancer_link", "link"]
+    done = command("create_spec.py", *spec_arguments(tmp_path, *options))
+    assert (done.code, done.stderr) == (0, "")
+    # the box: x 0..96, y 0..16 holds starts at 0, 16, 32, 48, 64; the point: 80 - 16, 72 - 8
+    forth = [[x, 0] for x in (0, 16, 32, 48, 64)] + [[64, 64]]
+    permuted = [[x, y, z] for x, y in forth for z in (3, 2)]
+    permuted.remove([32, 0, 3])
+    assert sources() == permuted
+    assert unquote((tmp_path / "link").read_text()).startswith("https://neuroglancer-demo.appspot.com/#!{")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ([], "--dst_spec_path, --points_path"),
+        (["--dst_spec_path", "spec.json"], "--points_path"),
+        (["--points_path", "points.csv"], "--dst_spec_path"),
+    ],
+)
+def test_what_is_not_given_is_named(arguments: list[str], missing: str, refused: Refused, tmp_path: Path) -> None:
+    put_json(tmp_path / "template.json", spec_of(NOWHERE, pairs=[]))
+    said = refused("create_spec.py", "--src_spec_path", "template.json", *arguments)
+    assert said == f"create_spec: error: the following arguments are required: {missing}"
+    assert written(tmp_path) == set()
+
+
+@pytest.mark.parametrize("stride", [2**62, 2**63, 10**30])
+def test_a_stride_beyond_the_box_leaves_one_tile(stride: int, append: Append, sources: Sources) -> None:
+    append('Coordinate 1,Coordinate 2,Type\n"(0, 0, 3)","(200, 100, 3)",AABB\n', stride=stride)
+    assert sources() == [[0, 0, 3]]
