@@ -4,6 +4,7 @@ JSON: {"pairs": [{"src": {"x_start": ..., "y_start": ..., "z_start": ...}, "tgt"
 Other keys, such as a reason, are for people. So a spec is a rejection file of all its pairs.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from .errors import UsageError
 from .files import PathLike
-from .spec import Start
+from .spec import Pair, Start, parse_spec
 
 
 class _Rejected(Struct, frozen=True):
@@ -29,12 +30,23 @@ def read_rejections(path: PathLike) -> np.ndarray:
     try:
         content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").strip()
         if content.startswith(b"["):
-            pairs = msgspec.json.decode(content, type=list[_Rejected])
+            pairs: Sequence[_Rejected | Pair] = msgspec.json.decode(content, type=list[_Rejected])
         else:
-            pairs = msgspec.json.decode(content, type=_Rejections).pairs
+            pairs = _pairs_of_object(content)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not a list of pairs to leave out: {error}") from None
     starts = [[[at.x_start, at.y_start, at.z_start] for at in (pair.src, pair.tgt)] for pair in pairs]
     return np.array(starts, np.int64).reshape(-1, 2, 3)
+
+
+def _pairs_of_object(content: bytes) -> Sequence[_Rejected | Pair]:
+    try:
+        return msgspec.json.decode(content, type=_Rejections).pairs
+    except msgspec.ValidationError:
+        try:
+            return parse_spec(content).pairs  # one of an older form
+        except UsageError:
+            pass
+        raise

@@ -15,6 +15,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import StringIO
 from itertools import chain
 from typing import TextIO
 
@@ -114,7 +115,7 @@ class _Layout:
         id, description, tags = (_cell(row, self.columns.get(name)) for name in ("id", "description", "tags"))
         if not (id or description or tags):
             return None
-        return Note(id, description, tuple(next(csv.reader([tags]))) if tags else ())
+        return Note(id, description, tuple(chain.from_iterable(csv.reader(StringIO(tags, newline="")))))
 
 
 def _layout(header: list[str]) -> _Layout:

@@ -269,7 +269,7 @@ def test_notes_of_drawn_pairs_are_their_own(append: Append, tmp_path: Path) -> N
 
 def test_pairs_of_older_forms_have_no_notes(append: Append, tmp_path: Path) -> None:
     older = [{"x": 16, "y": 8, "z": 3}, {"x": 16, "y": 8, "z": 2}]  # centres of 32 x 16
-    append("x,y,z,id\n16,0,3,new\n", kept=[older])  # type: ignore[list-item]
+    append("x,y,z,id\n16,0,3,new\n", kept=[older])
     assert notes_in(tmp_path / "spec.json") == [None, Note("new")]
     assert read_spec(tmp_path / "spec.json").starts()[0].tolist() == [[0, 0, 3], [0, 0, 2]]
 
@@ -317,8 +317,9 @@ REJECTED = [pair(16, 0, 3), pair(48, 0, 3, 4), pair(64, 0, 3)]
         REJECTED,
         {"by": "me", "pairs": [{**rejected, "why": ["dark", 3]} for rejected in REJECTED]},
         spec_of("gs://another/volume", pairs=[{**rejected, "note": {"id": "x"}} for rejected in REJECTED]),
+        spec_of("gs://another/volume", pairs=[list(rejected.values()) for rejected in REJECTED]),  # type: ignore[misc]
     ],
-    ids=["object", "list", "reasons", "spec"],
+    ids=["object", "list", "reasons", "spec", "older spec"],
 )
 def test_rejected_pairs_are_left_out_kept_and_new(
     content: object, append: Append, starts: Callable[[], Starts], tmp_path: Path

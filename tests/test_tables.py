@@ -91,6 +91,15 @@ def test_export_of_the_fork_byte_for_byte(tmp_path: Path) -> None:
     assert annotations.origin == str(path)
 
 
+def test_tags_are_separated_by_commas_outside_quotes_and_by_line_ends(csv: Csv) -> None:
+    rows = [f'"(1, 2, 3)",,,{tags},,,,Point,' for tags in ('"a,b"', '"a,""b,c"""', '"a\nb,c"', "")]
+    assert read_table(str(csv(FORK, *rows))).notes == {
+        0: Note("", "", ("a", "b")),
+        1: Note("", "", ("a", "b,c")),
+        2: Note("", "", ("a", "b", "c")),
+    }
+
+
 def test_a_lines_ends_keep_their_order(csv: Csv) -> None:
     annotations = read_table(str(csv(FORK, '"(9, 9, 9)","(1, 1, 1)",,,,,,Line,')))
     assert annotations.ends.tolist() == [[[9, 9, 9], [1, 1, 1]]]
