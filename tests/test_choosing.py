@@ -18,6 +18,7 @@ from small_jobs import (
     changed,
     dataset_arguments,
     image_layer,
+    leftovers,
     made_folder,
     pair,
     put_json,
@@ -289,7 +290,9 @@ def test_notes_travel_into_the_image_file(
         with monkeypatch.context() as broken:
             broken.setattr(Writer, "finish", lambda *_: (_ for _ in ()).throw(WorkError("cut short")))
             assert command("make_dataset.py", *arguments).code == 1
+        assert leftovers(tmp_path / "out") != []  # what the next run goes on from
     assert command("make_dataset.py", *arguments).code == 0
+    assert leftovers(tmp_path / "out") == []
     with h5py.File(tmp_path / "out" / NAME) as file:
         assert file["pair"][:].tolist() == [0, 2, 3]  # the second target is black
         notes = [json.loads(note) if note else None for note in file["note"].asstr()[:]]
