@@ -1,11 +1,11 @@
-# make demo, make test, make torture (500 kills, and a fault at every single write): each creates .venv and installs the pinned requirements first, if they
-# are not there yet.
+# make demo, make test, make torture (500 kills, and a fault at every single write), make bench: each creates .venv and
+# installs the pinned requirements first, if they are not there yet.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint torture clean
+.PHONY: demo test lint torture bench clean
 
 demo: $(VENV)/.ready
 	rm -rf demo
@@ -22,6 +22,10 @@ lint: $(VENV)/.ready
 torture: $(VENV)/.ready
 	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(RUN)/python tests/crash/torture.py
 	CURATION_EVERY_WRITE=1 $(RUN)/python -m pytest tests/crash/test_writes.py
+
+bench: $(VENV)/.ready
+	$(RUN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(RUN)/python benchmarks/bench.py bench
 
 $(VENV)/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=...")'
