@@ -19,7 +19,7 @@ from .geometry import Resolution
 from .spec import FARTHEST
 
 BLOCK = 16384  # annotations made into pairs at a time
-MOST_PAIRS = 10**8
+MOST_PAIRS = 2 * 10**7
 
 
 @dataclass(frozen=True)

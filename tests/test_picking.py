@@ -219,7 +219,7 @@ def test_tiles_are_no_centres() -> None:
 
 @pytest.mark.parametrize("side", [1e5, 1e14])  # of 1e14, even the number of tiles is beyond 64 bits
 def test_a_box_of_too_many_tiles_is_refused(side: float) -> None:
-    with pytest.raises(UsageError, match="holds more than 100,000,000 boxes"):
+    with pytest.raises(UsageError, match="holds more than 20,000,000 boxes"):
         starts((-side, -side, 0), (side, side, 1), replace(PICKING, stride=(1, 1)))
 
 
