@@ -47,7 +47,8 @@ class Options:
 class Appended:
     """What `append_pairs` did, for its summary line.
 
-    idle: annotations all of whose pairs were there already. excluded: pairs. outside: a sentence, or empty.
+    idle: annotations all of whose pairs were there already. excluded: pairs that are among the `rejected`, those that
+    the rejection file lists, if there is one. outside: a sentence, or empty.
     """
 
     path: PathLike
@@ -57,6 +58,7 @@ class Appended:
     new_pairs: int
     repeated_pairs: int
     excluded: int
+    rejected: int | None
     not_drawn: int
     outside: str
 
@@ -67,8 +69,8 @@ class Appended:
             text += f"; {self.idle} of these add nothing new"
         if self.repeated_pairs:
             text += f"; {self.repeated_pairs} repeated pairs left out"
-        if self.excluded:
-            text += f"; {self.excluded} excluded pairs left out"
+        if self.rejected is not None:
+            text += f"; {self.excluded} excluded pairs left out, of {self.rejected} listed"
         if self.not_drawn:
             text += f"; {self.not_drawn} more were not drawn"
         return f"{text}\n{self.outside}" if self.outside else text
@@ -105,6 +107,7 @@ def append_pairs(options: Options) -> Appended:
         new_pairs=len(chosen.new),
         repeated_pairs=chosen.repeated,
         excluded=chosen.excluded,
+        rejected=None if options.exclude_path is None else len(rejected),
         not_drawn=len(chosen.distinct) - len(chosen.new),
         outside=placing.outside(ends),
     )

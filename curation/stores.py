@@ -5,10 +5,14 @@ true "not found" is one. CloudFiles also retries inside, for minutes and whateve
 calls decides. `install` puts these meanings in CloudFiles' place, for this process.
 """
 
+import sys
+from functools import partial
 from typing import Any
 
 import cloudfiles.cloudfiles
 import cloudfiles.interfaces
+import cloudfiles.secrets
+import cloudvolume.secrets
 import requests
 from cloudfiles.compression import decompress
 from cloudvolume.datasource.precomputed.image import rx
@@ -70,6 +74,8 @@ def install() -> None:
         table[protocol] = StrictHttpInterface if protocol in ("http", "https") else _strict(interface)
     # CloudVolume prints each failure to decode to stdout, where results go; the failure itself is raised as well.
     rx.print = lambda *words: None
+    # What they say of credentials is for people too, but no result.
+    cloudfiles.secrets.print = cloudvolume.secrets.print = partial(print, file=sys.stderr)
 
 
 def is_denied(error: BaseException) -> bool:

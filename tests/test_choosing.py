@@ -341,6 +341,12 @@ def test_the_reverse_of_a_rejected_pair_stays(append: Append, starts: Callable[[
     assert starts() == [[[0, 0, 2], [0, 0, 3]]]
 
 
+def test_a_list_that_excludes_nothing_is_said(append: Append, tmp_path: Path) -> None:
+    rejected = put_json(tmp_path / "rejected.json", [pair(64, 64, 3), pair(64, 64, 4)])
+    made = append("x,y,z\n0,0,3\n", exclude_path=rejected)
+    assert str(made).splitlines()[0].endswith("; 0 excluded pairs left out, of 2 listed")
+
+
 def test_a_pair_made_twice_is_excluded_once(append: Append, tmp_path: Path) -> None:
     rejected = put_json(tmp_path / "rejected.json", [pair(0, 0, 3)])
     made = append("x,y,z\n0,0,3\n5,0,3\n16,0,3\n", exclude_path=rejected)

@@ -1,12 +1,16 @@
 """Reading volumes: what is there, what is not, and what cannot be read."""
 
 import gzip
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import ROOT
 from layers_served import Answer, Server, served
 from volumes_made import chunk_file, make_layer, make_n5, make_zarr2, make_zarr3
 
@@ -443,3 +447,17 @@ def test_volumes_of_two_resolutions_are_refused(
     found = " x ".join(map(str, resolution))
     with pytest.raises(UsageError, match=f"other at MIP 0 has voxels of {found} nm at MIP 0, but .* 4 x 4 x 40 nm"):
         check_scales([volumes.open(layer, 0), volumes.open(other, 0)])
+
+
+def test_warnings_of_credentials_do_not_go_where_results_go(tmp_path: Path) -> None:
+    code = "from curation import volumes; import cloudfiles.secrets as s; s.google_credentials('nobodys-bucket')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "credentials" in done.stderr
