@@ -5,6 +5,7 @@ own, from a `Nursery` that has done the importing, and a kill meets the run, not
 """
 
 import errno
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -20,10 +21,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 from tqdm import tqdm
+
+# Loaded in the nursery, so that runs, which are forked from it, begin with their work: scripts import these late.
+LOADED = ("curation.aligner", "curation.cutting", "curation.layers", "curation.reading")
 
 PATIENCE_S = 60  # then a run that hangs is a failure; disks that others use are slow
 
@@ -119,6 +124,8 @@ class Nursery:
 
 def _fork_runs(pipe: Connection) -> None:
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which a killed run would leave behind
+    for name in LOADED:
+        importlib.import_module(name)
     while True:
         try:
             call = pipe.recv()
@@ -268,19 +275,17 @@ def recording(fails_at: int, journal_path: str | None = None) -> None:
     """Have `curation.writing` write through `RecordedFile`s; their journal goes to a file before each rename."""
     journal: list[tuple[str, int, bytes]] = []
 
-    class Recorded:
-        @staticmethod
-        def File(path: Path, mode: str, **options: Any) -> h5py.File:  # noqa: N802
-            if options or mode == "r":  # in memory, or only read
-                return h5py.File(path, mode, **options)
-            return h5py.File(RecordedFile(path, mode, fails_at, journal), mode, driver="fileobj")
+    def recorded(path: Path, mode: str, **options: Any) -> h5py.File:
+        if options or mode == "r":  # in memory, or only read
+            return h5py.File(path, mode, **options)
+        return h5py.File(RecordedFile(path, mode, fails_at, journal), mode, driver="fileobj")
 
     def keep(number: int, call: Callable[[], Any]) -> Any:
         if journal_path:
             Path(journal_path).write_bytes(pickle.dumps(journal))
         return call()
 
-    setting("curation.writing.h5py", Recorded)
+    setting("curation.writing.h5py", SimpleNamespace(**{**vars(h5py), "File": recorded}))
     wrapping("curation.files.os.replace", keep)
 
 

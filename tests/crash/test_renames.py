@@ -87,3 +87,14 @@ def test_an_input_output_error_is_never_a_success(
     if step.name != "generate_fields":  # whose shards are checked when they are joined
         assert [fault for file in there for fault in differing(out / file, step.reference / file)] == []
     assert finishes(nursery, step, call, out) == []
+
+
+@pytest.mark.parametrize("step", ["make_dataset", "download_image", "concat_fields"], indirect=True)
+def test_an_error_of_the_disk_in_the_background_is_never_a_success(step: Step, nursery: Nursery, out: Path) -> None:
+    """The system tells of it once: the fsync before the rename would not fail any more."""
+    call = step.call(out)
+    error = nursery.run(call.after(partial(failing, "curation.files.os.fdatasync", 0, errno.EIO))).error
+    assert isinstance(error, WorkError)
+    assert re.search(r"\.partial\.h5: Input/output error", str(error))
+    assert [path.name for path in out.glob("*.h5") if not path.name.startswith(".")] == []
+    assert finishes(nursery, step, call, out) == []
