@@ -48,7 +48,7 @@ class Served:
         return self.text.replace("\r", "\n").strip().splitlines()[-1]
 
 
-STALLS_AFTER = 30  # of about 80 chunks
+STALLS_AFTER = 60  # of about 80 chunks: more than are read ahead for boxes none of which is whole yet
 
 
 @pytest.fixture
