@@ -34,10 +34,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation import runner
-
-    if args.parallel > 1:
-        runner.warm_up("cloudvolume", "h5py", "isal", "msgspec")
     from curation.stretch import Options, download_image
 
     made = download_image(

@@ -32,10 +32,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation import runner
-
-    if args.cpu_workers != 1:
-        runner.warm_up("torch", "h5py", "isal")
     from curation.inference import Options, generate_fields
 
     made = generate_fields(

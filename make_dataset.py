@@ -27,10 +27,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation import runner
-
-    if args.parallel > 1:
-        runner.warm_up("cloudvolume", "h5py", "isal", "msgspec")
     from curation.making import Options, make_dataset
 
     made = make_dataset(

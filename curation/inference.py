@@ -111,6 +111,8 @@ def generate_fields(options: Options) -> Generated | InferencePlan:
     check_folder(options.temp_dir)
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
     images, prior = open_inputs(options)
+    if options.cpu_workers != 1 and not options.dry_run:
+        runner.warm_up("torch", "h5py", "isal")
     devices = _devices(options)
     identity = _identity(options, module, images, prior)
     folder = Path(options.temp_dir)

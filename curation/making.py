@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from . import runner
 from .datasets import FACTS, FIELD_FACTS, Layout, field_name, image_name, open_dataset
 from .errors import UsageError, WorkError
 from .files import check_folder, locked
@@ -19,6 +20,8 @@ from .writing import Writer, is_finished, partial_path
 if TYPE_CHECKING:
     from .cutting import Cut
     from .reading import Reader
+
+_WORKERS_NEED = ("cloudvolume", "h5py", "isal", "msgspec")
 
 # What needs CloudVolume is imported where it is used: it takes a second, and a fault of the spec is told before.
 
@@ -72,6 +75,8 @@ def _make_files(spec: Spec, options: Options) -> Report | Plan:
                 partial_path(target).unlink(missing_ok=True)
         if all(finished):
             raise UsageError(f"{targets[0]} is there already, finished: --overwrite replaces it")
+        if options.parallel > 1 and not options.dry_run:
+            runner.warm_up(*_WORKERS_NEED)
         reader = _checked_reader(spec, starts, options)
         if options.dry_run:
             return _plan(tuple(map(str, targets)), starts, reader, sum(_raw_bytes(layout) for layout in layouts))
@@ -172,6 +177,8 @@ def _kept(images: Writer | None, target: Path, pairs: int, min_valid: float | No
 
 
 def _make_layer(spec: Spec, options: Options) -> Report | Plan:
+    if options.parallel > 1 and not options.dry_run:
+        runner.warm_up(*_WORKERS_NEED)
     from .cutting import CutWork, drive
     from .layers import LayerInTheMaking
 

@@ -92,6 +92,8 @@ def download_image(options: Options) -> "Downloaded | Plan":
         finished = [is_finished(target, layout.identity, options.overwrite) for _, target, layout in files]
         if all(finished):
             raise UsageError(f"{targets[0]} is there already, finished: --overwrite replaces it")
+        if options.parallel > 1 and not options.dry_run:
+            runner.warm_up("cloudvolume", "h5py", "isal", "msgspec")
         for patch in patches:
             _check_patch(patch, starts)
         if options.dry_run:
