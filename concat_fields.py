@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation.joining import concat_fields
+    from curation.steps.concat_fields import concat_fields
 
     print(concat_fields(args.temp_dir, args.dst_path, args.overwrite))
 

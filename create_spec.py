@@ -40,15 +40,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     if args.check:
-        from curation.contents import check_spec
+        from curation.steps.check_spec import check_spec
 
         print(check_spec(args.src_spec_path))
         return
-    from curation.pairs import Options, append_pairs
+    from curation.steps.create_spec import CreateSpecOptions, create_spec
 
     cli.check_given(args, "dst_spec_path", "points_path")
-    made = append_pairs(
-        Options(
+    made = create_spec(
+        CreateSpecOptions(
             src_spec_path=args.src_spec_path,
             dst_spec_path=args.dst_spec_path,
             points_path=args.points_path,

@@ -34,10 +34,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation.stretch import Options, download_image
+    from curation.steps.download_image import DownloadImageOptions, download_image
 
     made = download_image(
-        Options(
+        DownloadImageOptions(
             cv_path=args.cv_path,
             dst_folder=args.dst_folder,
             z_start=args.z_start,

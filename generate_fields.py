@@ -32,10 +32,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation.inference import Options, generate_fields
+    from curation.steps.field_work import GenerateFieldsOptions
+    from curation.steps.generate_fields import generate_fields
 
     made = generate_fields(
-        Options(
+        GenerateFieldsOptions(
             pyramid_path=args.pyramid_path,
             image_path=args.image_path,
             prev_field_path=args.prev_field_path,

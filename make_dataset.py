@@ -27,10 +27,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation.making import Options, make_dataset
+    from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
 
     made = make_dataset(
-        Options(
+        MakeDatasetOptions(
             spec_path=args.spec_path,
             dst_path=args.dst_path,
             parallel=args.parallel,

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation.verifying import faults
+    from curation.steps.verify_dataset import faults
 
     found = False
     for path in args.path:

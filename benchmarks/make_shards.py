@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from curation.datasets import Layout, encode
+from curation.datasets.chunks import encode
+from curation.datasets.layout import Layout
+from curation.datasets.writer import write_whole
 from curation.fields import upsample
-from curation.writing import write_whole
 
 SHARD, SHARDS, SIZE = 12, 4, 1024
 

@@ -59,12 +59,12 @@ def _upsample_rows(array: np.ndarray, factor: int) -> np.ndarray:
 def average(array: np.ndarray, factor: int) -> np.ndarray:
     """(..., X, Y) to (..., X / factor, Y / factor): the mean of each block."""
     blocks = _blocks(array, factor)
-    return blocks.mean(axis=(-3, -1), dtype=np.float32)
+    return np.asarray(blocks.mean(axis=(-3, -1), dtype=np.float32))
 
 
 def any_of(mask: np.ndarray, factor: int) -> np.ndarray:
     """(X, Y) bool to (X / factor, Y / factor): true where any pixel of the block is."""
-    return np.logical_or.reduce(_blocks(mask, factor), axis=(-3, -1))
+    return np.asarray(np.logical_or.reduce(_blocks(mask, factor), axis=(-3, -1)))
 
 
 def _blocks(array: np.ndarray, factor: int) -> np.ndarray:
@@ -76,11 +76,11 @@ def mean_finite_vector(field: np.ndarray) -> np.ndarray | None:
     """The mean of the vectors whose two components are both finite, (2,) float64; None if there are none."""
     total = field.sum(axis=(1, 2), dtype=np.float64)  # no sum of float32 overflows float64
     if np.isfinite(total).all():
-        return total / field[0].size
+        return np.asarray(total / field[0].size)
     finite = np.isfinite(field).all(axis=0)
     if not finite.any():
         return None
-    return field[:, finite].mean(axis=1, dtype=np.float64)
+    return np.asarray(field[:, finite].mean(axis=1, dtype=np.float64))
 
 
 def warp(image: np.ndarray, field: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def _bilinear(framed: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     high -= low
     high *= x_weight
     low += high
-    return low
+    return np.asarray(low)
 
 
 def rescale(field: np.ndarray, src_mip: int, dst_mip: int, crop: str) -> np.ndarray:

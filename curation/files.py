@@ -3,11 +3,11 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from .errors import UsageError, WorkError
 
@@ -91,13 +91,6 @@ def _is_there(lock: Path, file: TextIO) -> bool:
         return False
 
 
-def differences(identity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """The names under which two identities, of what shaped a file, differ."""
-    absent = object()  # is not None, which either may hold
-    names = {*identity, *found}
-    return ", ".join(sorted(name for name in names if identity.get(name, absent) != found.get(name, absent)))
-
-
 def publish(temporary: Path, target: Path) -> None:
     """Move a written file into its place, so that a crash leaves the old file or the new one, never between.
 
@@ -109,11 +102,11 @@ def publish(temporary: Path, target: Path) -> None:
     sync(target.parent)
 
 
-class Draining:
+class BackgroundSync:
     """Moves what is written of a growing file on to the disk in the background, a piece at a time.
 
-    So there is little to wait for at the end, and little for the system to hold in memory: pages that the disk has are
-    given back, to be written to again, which is several times cheaper than taking up fresh ones.
+    There is then little to wait for at the end, and little for the system to hold in memory: pages that the disk has
+    are given back, to be written to again, which is several times cheaper than taking up fresh ones.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,7 +118,7 @@ class Draining:
         """Begin with what was written until now, unless earlier writing is under way yet; `OSError` if that failed."""
         if self._under_way is None or self._under_way.done():
             self.wait()
-            self._under_way = self._thread.submit(self._drain)
+            self._under_way = self._thread.submit(self._sync)
 
     def wait(self) -> None:
         """Until what is under way is on the disk; `OSError` if it cannot be: the system tells of that once only."""
@@ -133,12 +126,15 @@ class Draining:
             self._under_way.result()
 
     def close(self) -> None:
+        """Wait for what is under way, and let go of the file."""
         self._thread.shutdown()
         os.close(self._descriptor)
 
-    def _drain(self) -> None:
-        os.fdatasync(self._descriptor)
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    def _sync(self) -> None:
+        # macOS has neither of the two calls: fsync does the same there, and its pages are given back by themselves.
+        getattr(os, "fdatasync", os.fsync)(self._descriptor)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync(path: Path) -> None:

@@ -53,7 +53,7 @@ def run(
     workers = min(workers, len(runs))
     if workers <= 1:
         return work(0, (item for run in numbered for item in run))
-    return _Crew(work, numbered, workers).results()
+    return _Pool(work, numbered, workers).results()
 
 
 def warm_up(*modules: str) -> None:
@@ -84,7 +84,7 @@ def ahead(function: Callable[[Unit], Result], units: Iterable[Unit], depth: int)
             yield unit, future.result()
 
 
-class _Crew(Generic[Unit, Result]):
+class _Pool(Generic[Unit, Result]):
     def __init__(self, work: "Work[Unit, Result]", runs: list[list[tuple[int, Unit]]], workers: int) -> None:
         self._work = work
         self._waiting = deque(runs)
@@ -96,15 +96,15 @@ class _Crew(Generic[Unit, Result]):
     def results(self) -> Iterator[tuple[int, Result]]:
         try:
             for number in range(self._workers):
-                self._hire(number)
+                self._start(number)
             while self._left:
                 for pipe in wait(list(self._members)):
                     yield from self._listen(pipe)  # type: ignore[arg-type]
         finally:
             for member in self._members.values():
-                member.dismiss()
+                member.stop()
 
-    def _hire(self, number: int) -> None:
+    def _start(self, number: int) -> None:
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_serve, args=(theirs, number, self._work), daemon=True)
         process.start()
@@ -118,7 +118,7 @@ class _Crew(Generic[Unit, Result]):
             if kind == _WANT:
                 self._give(member)
         except (EOFError, OSError):  # OSError: it died amid a message
-            self._bury(member)
+            self._replace_dead(member)
             return
         if kind == _FAILED:
             raise content[0]
@@ -133,7 +133,7 @@ class _Crew(Generic[Unit, Result]):
         member.units.update(run)
         member.pipe.send(run)
 
-    def _bury(self, member: "_Member[Unit]") -> None:
+    def _replace_dead(self, member: "_Member[Unit]") -> None:
         """Put a dead worker's units back, and take on another in its place."""
         del self._members[member.pipe]
         member.pipe.close()
@@ -143,7 +143,7 @@ class _Crew(Generic[Unit, Result]):
         if any(self._deaths[number] > DEATHS_ALLOWED for number in member.units) or not member.units:
             raise WorkError(f"a worker process ended by itself ({_cause(member.process.exitcode)}); out of memory?")
         self._waiting.appendleft(list(member.units.items()))
-        self._hire(member.number)
+        self._start(member.number)
 
 
 class _Member(Generic[Unit]):
@@ -155,7 +155,7 @@ class _Member(Generic[Unit]):
         self.pipe = pipe
         self.units: dict[int, Unit] = {}
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         self.pipe.close()
         self.process.terminate()
         self.process.join()
@@ -168,7 +168,7 @@ def _cause(exitcode: int | None) -> str:
 
 
 def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
-    """A worker's life. It ends with the pipe: no orphan outlives the process that gave it work."""
+    """Worker main loop; ends when the parent's pipe closes, so that no orphan outlives its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which an ended worker would leave behind

@@ -1,4 +1,4 @@
-"""One sample, from arrays: its translation, its residual field, its normalised image. README, "One sample".
+"""One sample, from arrays: its translation, its residual field, its image. docs/spec-and-files.md, "One sample".
 
 Arrays are (X, Y) images, (X, Y) bool masks and (2, X, Y) fields, as in `fields`.
 """
@@ -21,8 +21,8 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class Normalised:
-    """A normalised image, (X, Y) float32, and what was done to it.
+class Sample:
+    """A sample's image, (X, Y) float32, and what was done to it.
 
     mean, std: what it was normalised with. valid, masked: fractions of its pixels that are neither black nor
     masked, and that are masked. flat: there was no variance, or no pixel, to normalise with.
@@ -51,9 +51,7 @@ def residual(field: np.ndarray, shift: Translation, dst_mip: int) -> np.ndarray:
     return (field - vector) / np.float32(2**dst_mip)
 
 
-def normalised(
-    image: np.ndarray, masked: np.ndarray, reference: np.ndarray, reference_masked: np.ndarray
-) -> Normalised:
+def normalised(image: np.ndarray, masked: np.ndarray, reference: np.ndarray, reference_masked: np.ndarray) -> Sample:
     """The image with its reference's mean and deviation taken out, and 0 where it is masked or black.
 
     Black is exactly 0, as volumes mark what is no tissue; a pixel that is no finite number is taken for black.
@@ -62,11 +60,17 @@ def normalised(
     mean, std, flat = _statistics(values)
     valid = _usable(image) & ~masked
     result = np.where(valid, (image - np.float32(mean)) / np.float32(std), np.float32(0))
-    return Normalised(result, mean, std, float(valid.mean()), float(masked.mean()), flat)
+    return Sample(result, mean, std, float(valid.mean()), float(masked.mean()), flat)
+
+
+def as_stored(image: np.ndarray, masked: np.ndarray) -> Sample:
+    """The image as it is in the volume, and 0 where it is masked: mean 0, deviation 1."""
+    result = np.where(masked, np.float32(0), image)
+    return Sample(result, 0.0, 1.0, float((result != 0).mean()), float(masked.mean()), flat=False)
 
 
 def _usable(image: np.ndarray) -> np.ndarray:
-    return np.isfinite(image) & (image != 0)
+    return np.asarray(np.isfinite(image) & (image != 0))
 
 
 def _statistics(values: np.ndarray) -> tuple[float, float, bool]:

@@ -1,14 +1,12 @@
 """The spec: which volumes to read, at which levels, and which pairs of boxes to cut out of them.
 
-The JSON is described in the README ("The spec"). Reading accepts the older forms too (a pair as a list of two,
+The JSON is described in docs/spec-and-files.md. Reading accepts the older forms too (a pair as a list of two,
 a box by its centre under the keys x, y, z) and always gives the form below; writing always writes that form.
 """
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +14,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from .errors import UsageError
-from .files import written_whole
+from .files import PathLike, written_whole
 
 # Far beyond any volume, and small enough that a box's corners stay exact in 64 bits at every level.
 FARTHEST = 2**48
@@ -37,7 +35,7 @@ class Reference(Struct, frozen=True, forbid_unknown_fields=True):
     y_size: Size
 
 
-class Layer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class VolumeSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A volume read at `src_mip`; without a reference the sample's own box is the reference."""
 
     path: CloudPath
@@ -62,7 +60,7 @@ class Start(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 
 class Note(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What whoever picked a pair said of it."""
+    """The annotator's id, description and tags."""
 
     id: str = ""
     description: str = ""
@@ -80,8 +78,8 @@ class Pair(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A whole spec. Every box is `x_size` x `y_size` pixels at `dst_mip`."""
 
-    image: Layer
-    field: Layer | None = None
+    image: VolumeSpec
+    field: VolumeSpec | None = None
     masks: tuple[Mask, ...] = ()
     max_mip: Level
     dst_mip: Level
@@ -100,7 +98,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
         return np.fromiter(numbers, np.int64, count=6 * len(self.pairs)).reshape(-1, 2, 3)
 
     def notes(self) -> dict[int, Note]:
-        """What is said of pairs, by their index: only of those of which something is."""
+        """The notes of pairs by the pairs' indices; a pair without a note is left out."""
         return {index: pair.note for index, pair in enumerate(self.pairs) if pair.note is not None}
 
     def box_size(self) -> tuple[int, int]:
@@ -109,7 +107,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
 
     def paths(self) -> list[str]:
         """The cloud paths of all layers."""
-        layers: list[Layer] = [layer for layer in (self.image, self.field) if layer is not None]
+        layers: list[VolumeSpec] = [layer for layer in (self.image, self.field) if layer is not None]
         references = [layer.reference for layer in layers if layer.reference is not None]
         return [
             *(layer.path for layer in layers),
@@ -122,7 +120,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
         return msgspec.json.encode(self).decode()
 
 
-def read_spec(path: str | os.PathLike[str], template: bool = False) -> Spec:
+def read_spec(path: PathLike, template: bool = False) -> Spec:
     """Read and check a spec; any fault is a `UsageError` that names the file and the place in it.
 
     A template may be without pairs.
@@ -268,25 +266,48 @@ def field_reference(spec: Spec) -> Reference:
     return spec.field.reference or _own_box(spec, spec.field)
 
 
-def _own_box(spec: Spec, layer: Layer) -> Reference:
+def _own_box(spec: Spec, layer: VolumeSpec) -> Reference:
     return Reference(layer.path, layer.src_mip, spec.dst_mip, spec.x_size, spec.y_size)
 
 
-def sha256(text: str) -> str:
-    """The hash by which files and specs recognise each other."""
-    return hashlib.sha256(text.encode()).hexdigest()
+# Writing
+
+BLOCK = 16384  # pairs made into text at a time
 
 
-def write_spec(path: str | os.PathLike[str], spec: Spec, pairs: Iterable[str], overwrite: bool) -> None:
-    """Write `spec` with `pairs`, each the JSON text of one pair, one a line: a spec of a million pairs streams by."""
+def write_spec(path: PathLike, spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], overwrite: bool) -> None:
+    """Write `spec` with other pairs, one a line: a spec of a million pairs streams by.
+
+    starts: (N, 2, 3) MIP-0 voxels. notes: by pair.
+    """
     head = msgspec.to_builtins(msgspec.structs.replace(spec, pairs=()))
     head.pop("pairs", None)
     opening = msgspec.json.format(msgspec.json.encode(head), indent=2).decode().removesuffix("\n}")
     with written_whole(path, overwrite) as file:
         file.write(opening + ',\n  "pairs": [')
         separator = "\n    "
-        texts = iter(pairs)
-        while block := list(islice(texts, 4096)):
+        for block in pair_texts(starts, notes):
             file.write(separator + ",\n    ".join(block))
             separator = ",\n    "
         file.write("\n  ]\n}\n")
+
+
+def pair_texts(starts: np.ndarray, notes: Mapping[int, Note] = MappingProxyType({})) -> Iterator[list[str]]:
+    """Each pair as JSON, in the spec's form, in blocks. starts: (N, 2, 3). notes: by pair."""
+    start = '{"x_start": %d, "y_start": %d, "z_start": %d}'
+    template = f'{{"src": {start}, "tgt": {start}%s}}'
+    for first in range(0, len(starts), BLOCK):
+        block = starts[first : first + BLOCK].reshape(-1, 6)
+        said = (
+            [_note_text(notes.get(pair)) for pair in range(first, first + len(block))] if notes else [""] * len(block)
+        )
+        yield [template % numbers for numbers in zip(*block.T.tolist(), said, strict=True)]
+
+
+def _note_text(note: Note | None) -> str:
+    return "" if note is None else f', "note": {note_json(note)}'
+
+
+def note_json(note: Note) -> str:
+    """A note as JSON."""
+    return msgspec.json.encode(note).decode()

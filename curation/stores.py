@@ -1,4 +1,4 @@
-"""What a store's answers mean: "not found", refused, damaged, or worth another attempt.
+"""What a store's answers mean: "not found", refused, damaged, or worth another attempt; and making that attempt.
 
 CloudFiles takes HTTP 403 and empty answers for missing objects, and CloudVolume takes those for black; here only a
 true "not found" is one. CloudFiles also retries inside, for minutes and whatever the fault: here it asks once, and who
@@ -6,6 +6,8 @@ calls decides. `install` puts these meanings in CloudFiles' place, for this proc
 """
 
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +16,7 @@ import cloudfiles.interfaces
 import cloudfiles.secrets
 import cloudvolume.secrets
 import requests
+import tenacity
 from cloudfiles.compression import decompress
 from cloudvolume.datasource.precomputed.image import rx
 from cloudvolume.exceptions import EmptyVolumeException
@@ -21,13 +24,14 @@ from cloudvolume.exceptions import EmptyVolumeException
 LONGEST_NOTHING = 64  # bytes: no compression makes more of nothing
 CONNECTIONS = 32  # kept open to a server
 TIMEOUT_S = (10, 60)  # to connect, and between two bytes of an answer
+ATTEMPTS = 6
 
 
 class DamagedError(OSError):
     """An answer that cannot be what was stored."""
 
 
-class StrictHttpInterface(cloudfiles.interfaces.HttpInterface):
+class StrictHttpInterface(cloudfiles.interfaces.HttpInterface):  # type: ignore[misc]
     """HTTP where only 404 and 410 mean "not found", and a silent server is not waited for forever."""
 
     adaptor = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
@@ -45,6 +49,11 @@ class StrictHttpInterface(cloudfiles.interfaces.HttpInterface):
             content = response.raw.read()
             encoding = response.headers.get("Content-Encoding")
             return _not_empty(content, encoding, url), encoding, None, None
+
+
+def _strict_http(interface: Any) -> Any:
+    """The interface, of a protocol that builds on HTTP (CAVE's adds a token), with `StrictHttpInterface`'s meanings."""
+    return type(f"Strict{interface.__name__}", (StrictHttpInterface, interface), {})
 
 
 def _strict(interface: Any) -> Any:
@@ -71,7 +80,8 @@ def install() -> None:
     for protocol, interface in table.items():
         if interface.__name__.startswith("Strict"):
             continue
-        table[protocol] = StrictHttpInterface if protocol in ("http", "https") else _strict(interface)
+        is_http = issubclass(interface, cloudfiles.interfaces.HttpInterface)
+        table[protocol] = _strict_http(interface) if is_http else _strict(interface)
     # CloudVolume prints each failure to decode to stdout, where results go; the failure itself is raised as well.
     rx.print = lambda *words: None
     # What they say of credentials is for people too, but no result.
@@ -99,3 +109,27 @@ def is_from_store(error: BaseException) -> bool:
 def is_transient(error: BaseException) -> bool:
     """Whether another attempt may succeed: anything but a refusal and a true "not found"."""
     return isinstance(error, Exception) and not is_denied(error) and not isinstance(error, EmptyVolumeException)
+
+
+def reason(error: BaseException) -> str:
+    """Why a store did not give what it was asked for, for messages."""
+    return "access was denied" if is_denied(error) else f"{type(error).__name__}: {error}"
+
+
+def retrying(
+    attempts: int = ATTEMPTS,
+    sleep: Callable[[float], None] = time.sleep,
+    on_retry: Callable[[], None] = lambda: None,
+) -> tenacity.Retrying:
+    """Calls a function until it succeeds, with growing waits between its attempts; the last error is raised.
+
+    Only errors that may pass are met with another attempt. on_retry: called before each wait.
+    """
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
+        retry=tenacity.retry_if_exception(is_transient),
+        before_sleep=lambda state: on_retry(),
+        reraise=True,
+        sleep=sleep,
+    )

@@ -205,7 +205,7 @@ def stays_inside(field: Array) -> NDArray[np.bool_]:
     """Where a field (2, X, Y) points to a pixel of the box."""
     x = np.arange(field.shape[1])[:, None] + field[1]
     y = np.arange(field.shape[2])[None, :] + field[0]
-    return (x >= 0) & (x <= field.shape[1] - 1) & (y >= 0) & (y <= field.shape[2] - 1)
+    return np.asarray((x >= 0) & (x <= field.shape[1] - 1) & (y >= 0) & (y <= field.shape[2] - 1))
 
 
 def line(path: Path, fields: Fields, errors: Array) -> str:

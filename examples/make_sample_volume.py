@@ -167,7 +167,7 @@ def rough_inverse(rng: np.random.Generator, truth: Array, size: int) -> Array:
     while means.shape[1] < n:  # bilinear doubling, again and again, tends to a smooth quadratic B-spline
         means = resize(means, 2 * means.shape[1])
     error = [waves(rng, axis[:, None], axis[None, :], (500, 1200), 9) for _ in range(2)]
-    return means + np.stack(error)
+    return np.asarray(means + np.stack(error))
 
 
 def fold_band(rng: np.random.Generator, size: int) -> NDArray[np.bool_]:
@@ -281,7 +281,7 @@ class Seeds:
 
 def soft_step(x: NDArray[np.floating], width: float) -> NDArray[np.floating]:
     """0 for x far below zero, 1 far above, with a ramp of about `width` to either side."""
-    return np.clip(0.5 + x / np.float32(2 * width), 0, 1)
+    return np.asarray(np.clip(0.5 + x / np.float32(2 * width), 0, 1))
 
 
 def waves(
@@ -303,7 +303,7 @@ def waves(
 
 def centres(n: int, mip: int) -> Array:
     """MIP-0 coordinates (n,) of the centres of pixels 0 .. n-1 of a MIP."""
-    return ((np.arange(n) + 0.5) * 2**mip).astype(np.float32)
+    return np.asarray(((np.arange(n) + 0.5) * 2**mip).astype(np.float32))
 
 
 def sample(field: Array, x: Array, y: Array, mip: int) -> Array:
@@ -318,7 +318,7 @@ def sample(field: Array, x: Array, y: Array, mip: int) -> Array:
     a, b = (u - i).astype(np.float32), (v - j).astype(np.float32)
     low = field[:, i, j] * (1 - b) + field[:, i, j + 1] * b
     high = field[:, i + 1, j] * (1 - b) + field[:, i + 1, j + 1] * b
-    return low * (1 - a) + high * a
+    return np.asarray(low * (1 - a) + high * a)
 
 
 def resize(stack: Array, n: int) -> Array:
@@ -343,12 +343,12 @@ def pyramid(image: Bytes, halve: Callable[[Bytes], Bytes]) -> list[Bytes]:
 def mean_2x2(image: Bytes) -> Bytes:
     """Area average of 2 x 2 pixels, rounded half up; 0 only where all four are 0 (tissue is never 0)."""
     blocks = image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2).astype(np.uint16)
-    return ((blocks.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8)
+    return np.asarray(((blocks.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8))
 
 
 def max_2x2(mask: Bytes) -> Bytes:
     """A coarse mask pixel is bad if any of its four is."""
-    return mask.reshape(mask.shape[0] // 2, 2, mask.shape[1] // 2, 2).max(axis=(1, 3))
+    return np.asarray(mask.reshape(mask.shape[0] // 2, 2, mask.shape[1] // 2, 2).max(axis=(1, 3)))
 
 
 # --- output

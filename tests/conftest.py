@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,18 @@ def failed(command: Command) -> Callable[..., str]:
 
 
 @pytest.fixture
-def golden() -> Path:
-    """The folder of golden inputs and outputs."""
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that would have been slept between attempts, by a job in this process with --parallel 1."""
+    from curation.volumes import volume  # not above: it takes a second, which most tests do not need
+
+    slept: list[float] = []
+    monkeypatch.setattr(volume, "Volumes", partial(volume.Volumes, sleep=slept.append))
+    return slept
+
+
+@pytest.fixture
+def whole_golden() -> Path:
+    """The folder of golden inputs and outputs, of which tests/data/golden holds a part."""
     return _shared("golden")
 
 

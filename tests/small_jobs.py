@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,31 @@ def put_main(path: Path, main: np.ndarray, mip: int | None = 3, **arrays: np.nda
     return path
 
 
+def put_older_fields(path: Path, main: np.ndarray, components: int = 1) -> Path:
+    """As the older tool stored fields: LZF and scaleoffset, in chunks of one component or both, and only `main`."""
+    with h5py.File(path, "w") as file:
+        chunks = (1, components, *main.shape[2:])
+        file.create_dataset("main", data=main, chunks=chunks, compression="lzf", scaleoffset=2)
+    return path
+
+
+def stretch_arguments(image: str, folder: Path, **changes: object) -> list[object]:
+    """download_image.py's, in one process: sections 1 to 3 of 32 x 32 pixels at MIP 0, with what a test changes."""
+    given = {"z_start": 1, "z_end": 4, "x_offset": 16, "y_offset": 32, "mips": "0", "patch_sizes": "32", **changes}
+    options = [part for name, value in given.items() for part in (f"--{name}", *str(value).split())]
+    return ["--cv_path", image, "--dst_folder", folder, *options, "--parallel", 1]
+
+
+def point(*place: float, **more: Any) -> Json:
+    """A point, as a viewer state holds it."""
+    return {"type": "point", "point": list(place), **more}
+
+
+def line(first: Sequence[float], second: Sequence[float], **more: Any) -> Json:
+    """A line, as a viewer state holds it."""
+    return {"type": "line", "pointA": list(first), "pointB": list(second), **more}
+
+
 def fields_arguments(folder: Path, images: Path, prior: Path | None, *more: object, **changes: object) -> list[object]:
     """generate_fields.py's, stage 0 at MIP 3 on one CPU, into `shards`."""
     given: Json = {"pyramid_path": folder / "pyramid", "image_path": images, "prev_field_path": prior}
@@ -119,10 +144,28 @@ def fields_arguments(folder: Path, images: Path, prior: Path | None, *more: obje
     return [*(part for name, value in given.items() if value is not None for part in (f"--{name}", value)), *more]
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    """Every dataset of a file, to be compared."""
-    with h5py.File(path) as file:
-        return {name: dataset[...].tobytes() for name, dataset in file.items()}
+def contents(path: Path) -> dict[str, Any]:
+    """All that an HDF5 file holds: each dataset's type, shape, values and stored chunks, byte for byte; attributes."""
+    found: dict[str, Any] = {}
+    with h5py.File(path, "r") as file:
+        for name, dataset in file.items():
+            found[name] = (dataset.dtype.str, dataset.shape, dataset.chunks, dataset[...].tobytes())
+        main = file["main"].id
+        for index in range(main.get_num_chunks()):
+            offset = main.get_chunk_info(index).chunk_offset
+            found[f"main at {offset}"] = main.read_direct_chunk(offset)
+        found.update({f"attribute {name}": str(value) for name, value in file.attrs.items()})
+    return found
+
+
+OF_THE_SPEC = ("attribute spec", "attribute spec_sha256", "attribute provenance")  # which says where volumes are
+
+
+def differing(path: Path, reference: Path, leaving_out: tuple[str, ...] = ()) -> list[str]:
+    """The names of what differs between two HDF5 files."""
+    ours, theirs = contents(path), contents(reference)
+    names = [name for name in {**ours, **theirs} if name not in leaving_out]
+    return [name for name in names if ours.get(name) != theirs.get(name)]
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -16,10 +16,10 @@ from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 from neuroglancer import AnnotationPropertySpec, CoordinateSpace
 from neuroglancer.write_annotations import AnnotationWriter
 
-from curation import annotation_layers
-from curation.annotation_layers import read_annotation_layer
-from curation.annotations import Annotations, Note, Shape
+from curation.annotations.model import Annotations, Shape
+from curation.annotations.precomputed import read_annotation_layer
 from curation.errors import UsageError, WorkError
+from curation.spec import Note
 
 EM = CoordinateSpace(names=["x", "y", "z"], scales=[8, 8, 40], units="nm")
 POINTS = {7: (1, 2, 3.5), 3: (40.25, -5, 6), 2**63 + 1: (7, 8, 9)}
@@ -272,6 +272,6 @@ def test_object_that_came_back_empty_is_no_answer(folder: Path) -> None:
 
 
 def test_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotation_layers, "ATTEMPTS", 1)
+    monkeypatch.setattr("curation.stores.ATTEMPTS", 1)
     with pytest.raises(WorkError, match=r"^http://127\.0\.0\.1:9/layer: .*Connection"):
         read_annotation_layer("http://127.0.0.1:9/layer")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from neuroglancer import CoordinateSpace
 from neuroglancer.write_annotations import AnnotationWriter
 
-from curation.annotations import read_annotations
+from curation.annotations.read import read_annotations
 from curation.errors import UsageError
 
 STATE: dict[str, Any] = {
@@ -122,7 +122,7 @@ def test_file_of_something_else(tmp_path: Path, content: bytes, fault: str) -> N
 def test_what_tables_do_not_need_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_bytes(TABLE)
     code = (
-        "import sys; from curation.annotations import read_annotations; read_annotations(sys.argv[1]); "
+        "import sys; from curation.annotations.read import read_annotations; read_annotations(sys.argv[1]); "
         "print({'cloudvolume', 'cloudfiles', 'torch', 'h5py', 'neuroglancer'} & set(sys.modules))"
     )
     root = Path(__file__).resolve().parent.parent

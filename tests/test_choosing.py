@@ -1,4 +1,4 @@
-"""What append_pairs takes of the pairs that annotations make, where it says they lie, and what it writes of them."""
+"""What create_spec takes of the pairs that annotations make, where it says they lie, and what it writes of them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,8 +19,10 @@ from small_jobs import (
     dataset_arguments,
     image_layer,
     leftovers,
+    line,
     made_folder,
     pair,
+    point,
     put_json,
     spec_arguments,
     spec_of,
@@ -29,10 +31,10 @@ from small_jobs import (
 )
 from volumes_made import make_layer
 
+from curation.datasets.writer import Writer
 from curation.errors import UsageError, WorkError
-from curation.pairs import Appended, Options, append_pairs
 from curation.spec import Note, read_spec
-from curation.writing import Writer
+from curation.steps.create_spec import CreatedSpec, CreateSpecOptions, create_spec
 
 NOWHERE = "file:///nowhere/at/all"
 EM = {"x": [8.000000000000002e-9, "m"], "y": [8e-9, "m"], "z": [4e-8, "m"]}  # as viewers write them
@@ -41,31 +43,25 @@ TABLE = "x,y,z\n0,0,3\n16,0,3\n32,0,3\n48,0,3\n"  # four boxes, on multiples of 
 Starts = list[list[list[int]]]
 
 
-def point(*place: float, **more: Any) -> Json:
-    return {"type": "point", "point": list(place), **more}
-
-
-def line(first: Sequence[float], second: Sequence[float], **more: Any) -> Json:
-    return {"type": "line", "pointA": list(first), "pointB": list(second), **more}
-
-
 def state(*annotations: Json, dimensions: Json = EM, **layer: Any) -> str:
     held = {"type": "annotation", "name": "picked", "annotations": list(annotations), **layer}
     return json.dumps({"dimensions": dimensions, "layers": [held]})
 
 
-Append = Callable[..., Appended]
+Append = Callable[..., CreatedSpec]
 
 
 @pytest.fixture
 def append(tmp_path: Path) -> Append:
     """Appends the pairs of `points`, a file's text, to the template: `kept`, of 32 x 16 pixels at MIP 0, max_mip 4."""
 
-    def run(points: str, image: str = NOWHERE, kept: Sequence[Json] = (), **options: Any) -> Appended:
+    def run(points: str, image: str = NOWHERE, kept: Sequence[Json] = (), **options: Any) -> CreatedSpec:
         put_json(tmp_path / "template.json", spec_of(image, pairs=kept))
         (tmp_path / "points").write_text(points)
         paths = {"src_spec_path": tmp_path / "template.json", "dst_spec_path": tmp_path / "spec.json"}
-        return append_pairs(Options(**{**paths, "points_path": str(tmp_path / "points"), "offsets": (-1,), **options}))
+        return create_spec(
+            CreateSpecOptions(**{**paths, "points_path": str(tmp_path / "points"), "offsets": (-1,), **options})
+        )
 
     return run
 
@@ -161,7 +157,7 @@ def test_points_before_a_volumes_offset_are_told_of(append: Append, tmp_path: Pa
     assert made.new_pairs == 3  # they are taken all the same: boxes may reach into the volume
 
 
-def suggested(made: Appended) -> tuple[float, ...]:
+def suggested(made: CreatedSpec) -> tuple[float, ...]:
     """What the summary says --points_resolution should be."""
     return tuple(map(float, str(made).partition("--points_resolution ")[2].split()))
 

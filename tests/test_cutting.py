@@ -12,9 +12,9 @@ import pytest
 from cloudvolume import CloudVolume
 from volumes_made import make_layer
 
-from curation.errors import UsageError, WorkError
-from curation.making import Options, make_dataset
-from curation.plans import CutBox, Place, distinct_boxes, runs_of
+from curation.errors import WorkError
+from curation.steps.box_tasks import BoxTask, Slot, box_tasks, runs_of
+from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
 
 # Image at MIP 0 and 1, field at MIP 2, mask at MIP 1; boxes at MIP 1 of 12 x 8 pixels = 24 x 16 voxels.
 OFFSET = (16, -32, 3)  # voxels at MIP 0
@@ -78,7 +78,7 @@ def cut(spec: dict[str, Any], folder: Path, parallel: int = 1, **options: Any) -
     (folder / "spec.json").write_text(json.dumps(spec))
     dst = folder / "out"
     dst.mkdir()
-    make_dataset(Options(str(folder / "spec.json"), str(dst), parallel, **options))
+    make_dataset(MakeDatasetOptions(str(folder / "spec.json"), str(dst), parallel, **options))
     x, y, z = spec["pairs"][0]["src"].values()
     name = f"x{x}_y{y}_z{z}_MIP{spec['dst_mip']}.h5"
     return dst / name, dst / f"field_0_{name}"
@@ -181,7 +181,7 @@ def test_a_cloud_path_gets_the_warped_images_as_a_layer(made: Made, tmp_path: Pa
     job = tmp_path / "job.json"
     job.write_text(json.dumps(made.spec))
     path = f"file://{tmp_path}/out/layer"
-    make_dataset(Options(str(job), path, 1))
+    make_dataset(MakeDatasetOptions(str(job), path, 1))
     layer = CloudVolume(path)
     assert layer.dtype == "float32"
     assert tuple(layer.chunk_size) == (12, 8, 1)
@@ -212,13 +212,6 @@ def test_a_suffix_marks_the_field_file(made: Made, tmp_path: Path) -> None:
     assert field_path.with_name("field_0_x48_y0_z4_MIP1_test.h5").exists()
 
 
-def test_a_box_wholly_outside_is_refused_before_anything_is_made(made: Made, tmp_path: Path) -> None:
-    made.spec["pairs"].append(pair((48, 0, 3), (48, 0, 7)))
-    with pytest.raises(UsageError, match=r"pairs\[3\].tgt: box wholly outside .* z 3\.\.7"):
-        cut(made.spec, tmp_path / "job")
-    assert list((tmp_path / "job" / "out").iterdir()) == []
-
-
 def test_a_box_shifted_out_of_its_volume_fails(made: Made, tmp_path: Path) -> None:
     far = np.full(made.field.shape, 4000, np.float32)
     made.spec["field"]["path"] = make_layer(tmp_path / "far", {2: far}, voxel_offset=OFFSET, chunk=(16, 16, 2))
@@ -230,16 +223,16 @@ def test_a_box_shifted_out_of_its_volume_fails(made: Made, tmp_path: Path) -> No
 def test_a_distinct_box_is_planned_once() -> None:
     a, b = (0, 0, 5), (0, 0, 4)
     starts = np.array([[a, b], [b, a]])
-    assert distinct_boxes(starts, np.zeros((2, 2), bool)) == [
-        CutBox(b, (Place(0, 1), Place(1, 0))),
-        CutBox(a, (Place(0, 0), Place(1, 1))),
+    assert box_tasks(starts, np.zeros((2, 2), bool)) == [
+        BoxTask(b, (Slot(0, 1), Slot(1, 0))),
+        BoxTask(a, (Slot(0, 0), Slot(1, 1))),
     ]
-    assert distinct_boxes(starts, np.array([[True, False], [True, True]])) == [CutBox(b, (Place(0, 1),))]
+    assert box_tasks(starts, np.array([[True, False], [True, True]])) == [BoxTask(b, (Slot(0, 1),))]
 
 
 def test_boxes_over_one_another_are_given_to_one_worker() -> None:
     starts = np.array([[(0, 0, z), (64, 0, z)] for z in range(8)])
-    boxes = distinct_boxes(starts, np.zeros((8, 2), bool))
+    boxes = box_tasks(starts, np.zeros((8, 2), bool))
     runs = runs_of(boxes, workers=1)
     assert [{box.start[0] for box in run} for run in runs] == [{0}, {0}, {64}, {64}]
     assert [box for run in runs for box in run] == boxes

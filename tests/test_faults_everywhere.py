@@ -1,4 +1,4 @@
-"""Faults 55 to 60: stretches of a volume, and what holds for every script."""
+"""Faults 55 to 60 of docs/faults.md: stretches of a volume, and what holds for every script."""
 
 import ast
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from small_jobs import (
     pyramid_of,
     spec_arguments,
     spec_of,
+    stretch_arguments,
 )
 
 Arguments = Callable[..., list[object]]
@@ -32,13 +33,7 @@ def stretch(tmp_path: Path) -> Arguments:
     """download_image.py's arguments over a volume of 6 sections, with what a test changes."""
     volume = image_layer(tmp_path)
 
-    def arguments(**changes: object) -> list[object]:
-        given = {"z_start": 1, "z_end": 4, "x_offset": 16, "y_offset": 32, "mips": "0", "patch_sizes": "32", **changes}
-        options = [part for name, value in given.items() for part in (f"--{name}", *str(value).split())]
-        folder = made_folder(tmp_path / "out")
-        return ["--cv_path", volume, "--dst_folder", folder, *options, "--parallel", 1]
-
-    return arguments
+    return lambda **changes: stretch_arguments(volume, made_folder(tmp_path / "out"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +42,7 @@ def stretch(tmp_path: Path) -> Arguments:
         ({"z_start": 4}, "--z_start 4 is not before --z_end 4"),
         ({"z_start": 5}, "--z_start 5 is not before --z_end 4"),
         ({"patch_sizes": "32 16"}, "--mips and --patch_sizes have 1 and 2 values"),
+        ({"mips": "0 1"}, "--mips and --patch_sizes have 2 and 1 values"),
     ],
 )
 def test_55_no_sections_or_lists_of_different_length(
@@ -57,13 +53,14 @@ def test_55_no_sections_or_lists_of_different_length(
 
 
 def test_56_the_section_before_the_first_is_outside(stretch: Arguments, refused: Refused, tmp_path: Path) -> None:
-    assert "section -1 is wholly outside" in refused("download_image.py", *stretch(z_start=0))
+    assert "pairs[0].tgt, section -1: box wholly outside" in refused("download_image.py", *stretch(z_start=0))
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_57_an_offset_off_the_grid(stretch: Arguments, refused: Refused) -> None:
-    line = refused("download_image.py", *stretch(mips="2", y_offset=34))
-    assert "--y_offset 34 is not a multiple of 2^2 = 4" in line
+@pytest.mark.parametrize(("axis", "offset"), [("x", 17), ("y", 34)])
+def test_57_an_offset_off_the_grid(axis: str, offset: int, stretch: Arguments, refused: Refused) -> None:
+    line = refused("download_image.py", *stretch(mips="2", **{f"{axis}_offset": offset}))
+    assert f"--{axis}_offset {offset} is not a multiple of 2^2 = 4" in line
 
 
 # Everywhere
@@ -89,7 +86,7 @@ def test_58_no_assert_stands_in_the_code() -> None:
         assert not any(isinstance(node, ast.Assert) for node in ast.walk(code)), path
 
 
-def test_59_paths_with_spaces_and_unicode(command: Command, tmp_path: Path) -> None:
+def test_59_paths_with_spaces_and_unicode(script: Script, command: Command, tmp_path: Path) -> None:
     folder = made_folder(tmp_path / "Schnitte für α β, 1%")
     template = spec_of(image_layer(folder), field_layer(folder), pairs=[])
     put_json(folder / "template.json", template)
@@ -101,6 +98,10 @@ def test_59_paths_with_spaces_and_unicode(command: Command, tmp_path: Path) -> N
     for name, *arguments in [
         ("create_spec.py", *spec_arguments(folder)),
         ("make_dataset.py", *dataset_arguments(folder / "spec.json", folder)),
+    ]:
+        alone = script(name, *arguments)  # a process of its own, which decodes its arguments
+        assert alone.returncode == 0, alone.stderr
+    for name, *arguments in [
         ("download_image.py", "--cv_path", f"file://{folder}/image", "--dst_folder", folder, *stretch),
         ("concat_fields.py", "--temp_dir", folder / "shards", "--dst_path", folder / "füll.h5"),
         ("verify_dataset.py", images, prior, folder / "füll.h5"),

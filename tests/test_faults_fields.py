@@ -1,4 +1,4 @@
-"""Faults 40 to 54: running aligner modules, and joining their shards."""
+"""Faults 40 to 54 of docs/faults.md: running aligner modules, and joining their shards."""
 
 import shutil
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from small_jobs import (
     fields_arguments,
     made_folder,
     put_main,
+    put_older_fields,
     pyramid_of,
     tree,
 )
@@ -60,7 +61,7 @@ def joined(tmp_path: Path, command: Command) -> Joined:
 # generate_fields
 
 
-@pytest.mark.parametrize(("pairs", "workers"), [(1, 2), (3, 2), (37, 1)])
+@pytest.mark.parametrize(("pairs", "workers"), [(1, 2), (3, 2), (37, 2), (37, 1)])
 def test_40_each_pair_once_however_many_workers(
     pairs: int, workers: int, run_of: Arguments, command: Command, joined: Joined
 ) -> None:
@@ -127,9 +128,13 @@ def test_42_two_modules_of_one_stage(run_of: Arguments, refused: Refused, tmp_pa
     ("create", "said"),
     [
         ("raise RuntimeError('no weights')", "0_mip3in_small: could not be loaded: RuntimeError: no weights"),
-        ("def create(): return lambda s, t: s", "pair 0, 12 x 8 pixels: "),
+        ("x = 1", "create.py has no function create"),
+        ("def create(): return 7", "create returned int"),
+        ("def create(): return lambda s, t: None", "0_mip3in_small: returned NoneType"),
         ("def create(): return lambda s, t: 'field'", "0_mip3in_small: returned str"),
-        ("def create(): return lambda s, t: 1 / 0", "pair 0, 12 x 8 pixels: "),
+        ("def create(): return lambda s, t: s", "returned torch.float32 of shape (1, 1, 12, 8)"),
+        ("def create(): return lambda s, t: 1 / 0", "5 of 5 pairs failed; the first: pair 0, 12 x 8 pixels: "),
+        ("def create(): return lambda s, t: 1 / 0", "ZeroDivisionError"),
     ],
 )
 def test_43_a_bad_module_is_named(create: str, said: str, run_of: Arguments, failed: Refused, tmp_path: Path) -> None:
@@ -250,29 +255,40 @@ def test_50_shards_that_differ_are_both_named(
     if difference == "origin":
         for name in ("0_3.h5", "3_10.h5"):
             with h5py.File(folder / name, "r+") as file:
-                file.attrs["identity"] = f'{{"module": "{name}"}}'
+                file.attrs["provenance"] = f'{{"module": "{name}"}}'
     line = no_join()
     assert "3_10.h5" in line
     assert difference == "dtype" or "0_3.h5" in line
 
 
-@pytest.mark.parametrize("damage", ["truncated", "not HDF5", "empty", "short"])
-def test_51_an_unfinished_shard_is_named(damage: str, shards: Callable[..., Path], no_join: Callable[[], str]) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("truncated", "not a readable HDF5 file"),
+        ("not HDF5", "not a readable HDF5 file"),
+        ("empty", "not a readable HDF5 file"),
+        ("short", "holds 6 pairs, but its name says 7"),
+    ],
+)
+def test_51_an_unfinished_shard_is_named(
+    damage: str, said: str, shards: Callable[..., Path], no_join: Callable[[], str]
+) -> None:
     path = shards((0, 3), (3, 10)) / "3_10.h5"
     if damage == "short":
         put_main(path, fields(6), None)
     else:
         content = {"truncated": path.read_bytes()[:2000], "not HDF5": b"notes", "empty": b""}
         path.write_bytes(content[damage])
-    assert "3_10.h5: " in no_join()
+    assert f"3_10.h5: {said}" in no_join()
 
 
 def test_52_stray_files_are_left_alone_and_said(shards: Callable[..., Path], command: Command, tmp_path: Path) -> None:
     folder = shards((0, 10))
     (folder / "notes.txt").write_text("mine")
+    (folder / "other.h5").write_text("not a shard by its name")
     done = command("concat_fields.py", "--temp_dir", folder, "--dst_path", tmp_path / "joined.h5")
     assert done.code == 0
-    assert "not shards, left alone: notes.txt" in done.stdout
+    assert "not shards, left alone: notes.txt, other.h5" in done.stdout
     assert (folder / "notes.txt").read_text() == "mine"
 
 
@@ -286,12 +302,12 @@ def test_53_nan_and_infinity_are_joined_bit_for_bit(shards: Callable[..., Path],
     assert joined().tobytes() == np.concatenate([fields(10)[:3], main]).tobytes()
 
 
-def test_54_shards_of_the_older_tool(shards: Callable[..., Path], joined: Joined) -> None:
+def test_54_shards_of_the_older_tool(shards: Callable[..., Path], joined: Joined, tmp_path: Path) -> None:
     folder = shards()
     for first, last in ((0, 3), (3, 10)):
-        with h5py.File(folder / f"{first}_{last}.h5", "w") as file:
-            data = fields(10)[first:last]
-            file.create_dataset("main", data=data, chunks=(1, 1, X, Y), compression="lzf", scaleoffset=2)
+        put_older_fields(folder / f"{first}_{last}.h5", fields(10)[first:last])
     with h5py.File(folder / "0_3.h5") as one, h5py.File(folder / "3_10.h5") as other:
         read = np.concatenate([one["main"][:], other["main"][:]])
     assert joined().tobytes() == read.tobytes()
+    with h5py.File(tmp_path / "joined.h5") as file:
+        assert (file["main"].compression, file["main"].shuffle, file["main"].scaleoffset) == ("gzip", True, None)

@@ -1,7 +1,6 @@
-"""Faults 21 to 28: volumes whose chunks are missing, refused, damaged or late, or that do not hold what is wanted."""
+"""Faults 21 to 28 of docs/faults.md: chunks missing, refused, damaged or late, and volumes of something else."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import h5py
@@ -23,20 +22,10 @@ from small_jobs import (
 )
 from volumes_made import chunk_file, make_layer
 
-from curation import cutting, volumes
-from curation.volumes import ATTEMPTS, Volumes
+from curation.stores import ATTEMPTS
 
 CHUNK = "4_4_40/0-64_0-64_5-6"  # the first that the job reads of its first pair's source
 MADE = "out/" + NAME
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that would have been slept between attempts, by a job in this process."""
-    slept: list[float] = []
-    for module in (volumes, cutting):
-        monkeypatch.setattr(module, "Volumes", partial(Volumes, sleep=slept.append))
-    return slept
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Faults 1 to 20: points that cannot be read, and specs that cannot be cut. Each ends with exit code 2 and one line."""
+"""Faults 1 to 20 of docs/faults.md: points that cannot be read, and specs that cannot be cut.
+
+Each ends with exit code 2 and one line.
+"""
 
 import json
 import time
@@ -78,7 +81,14 @@ def good(tmp_path: Path, command: Command) -> Callable[..., str]:
 # create_spec
 
 
-@pytest.mark.parametrize(("text", "said"), [(None, "No such file"), ("", "empty"), (HEADER, "no points")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file or directory"),
+        ("", "empty: want a header, then one point a row"),
+        (HEADER, "no points below the header"),
+    ],
+)
 def test_01_csv_missing_or_empty(
     text: str | None, said: str, points: Callable[[str], None], no_spec: Callable[..., str]
 ) -> None:
@@ -116,7 +126,14 @@ def test_05_bom_crlf_and_quotes(points: Callable[[str], None], good: Callable[..
     assert pairs_in(tmp_path) == [[[16, 32, 5], [16, 32, 4]]]
 
 
-@pytest.mark.parametrize(("offsets", "said"), [(["0"], "offset 0"), (["-1", "0"], "offset 0"), ([], "no offsets")])
+@pytest.mark.parametrize(
+    ("offsets", "said"),
+    [
+        (["0"], "offset 0 pairs a section with itself"),
+        (["-1", "0"], "offset 0 pairs a section with itself"),
+        ([], "no offsets"),
+    ],
+)
 def test_06_offset_0_or_none(
     offsets: list[str], said: str, points: Callable[[str], None], no_spec: Callable[..., str]
 ) -> None:
@@ -243,17 +260,23 @@ def test_14_a_pair_without_z_start_is_named_by_its_index(spec: Json, refusal: Re
 
 
 def test_15_a_box_paired_with_itself_is_named_by_its_index(spec: Json, refusal: Refusal) -> None:
-    assert "pairs[1]: source and target are the same box" in refusal(changed(spec, {("pairs", 1): pair(0, 0, 3, 3)}))
+    line = refusal(changed(spec, {("pairs", 1): pair(-16, 32, 3, 3)}))
+    assert "pairs[1]: source and target are the same box [-16, 32, 3]" in line
 
 
 def test_16_no_pairs(spec: Json, refusal: Refusal) -> None:
     assert "no pairs" in refusal(changed(spec, {("pairs",): []}))
 
 
-@pytest.mark.parametrize("outside", [pair(128, 0, 3), pair(0, -16, 3), pair(0, 0, 6), pair(0, 0, 0)])
-def test_17_a_box_wholly_outside_is_named_with_the_bounds(outside: Json, spec: Json, refusal: Refusal) -> None:
+@pytest.mark.parametrize(
+    ("outside", "role"),
+    [(pair(128, 0, 3), "src"), (pair(0, -16, 3), "src"), (pair(0, 0, 6), "src"), (pair(0, 0, 0), "tgt")],
+)
+def test_17_a_box_wholly_outside_is_named_with_the_bounds(
+    outside: Json, role: str, spec: Json, refusal: Refusal
+) -> None:
     line = refusal(changed(spec, {("pairs", 2): outside, ("field",): DELETED}))
-    assert "pairs[2]." in line
+    assert f"pairs[2].{role}, section {outside[role]['z_start']}: box wholly outside" in line
     assert "spans x 0..128, y 0..128, z 0..6" in line
 
 

@@ -1,4 +1,7 @@
-"""Faults 29 to 39: interrupted, crowded, crossed and damaged on the way to the disk. test_crash.py goes deeper."""
+"""Faults 29 to 39 of docs/faults.md: interrupted, crowded, crossed and damaged on the way to the disk.
+
+tests/crash goes deeper.
+"""
 
 import errno
 import os
@@ -33,11 +36,12 @@ from small_jobs import (
 )
 from volumes_made import make_layer
 
-from curation import cutting, files
-from curation.cutting import Cut, CutWork
+from curation import files
 from curation.files import locked
-from curation.plans import CutBox
-from curation.samples import Normalised
+from curation.samples import Sample
+from curation.steps import box_work
+from curation.steps.box_tasks import BoxResult, BoxTask
+from curation.steps.box_work import BoxWork
 
 PARTIAL = f".{NAME.removesuffix('.h5')}.partial.h5"
 FIELD = f"field_0_{NAME}"
@@ -58,7 +62,7 @@ def job(tmp_path: Path, out: Path) -> list[object]:
 
 
 @pytest.fixture
-def expected(tmp_path: Path, job: list[object], out: Path, command: Command) -> dict[str, dict[str, bytes]]:
+def expected(tmp_path: Path, job: list[object], out: Path, command: Command) -> dict[str, dict[str, Any]]:
     """What the job makes when nothing comes between; `out` is empty again."""
     assert command("make_dataset.py", *job).code == 0
     made = {name: contents(out / name) for name in (NAME, FIELD)}
@@ -71,7 +75,7 @@ Check = Callable[[], None]
 
 
 @pytest.fixture
-def resumes(job: list[object], out: Path, expected: dict[str, dict[str, bytes]], command: Command) -> Check:
+def resumes(job: list[object], out: Path, expected: dict[str, dict[str, Any]], command: Command) -> Check:
     """The same command again ends with what an uninterrupted run makes, and nothing beside it."""
 
     def check() -> None:
@@ -87,13 +91,13 @@ def resumes(job: list[object], out: Path, expected: dict[str, dict[str, bytes]],
 SLOWLY = """
 import sys, time
 sys.path.insert(0, {root!r})
-from curation import cutting
-cutting.COMMIT_S = 0
-put = cutting.Sink.put
+from curation.steps import box_job, box_work
+box_job.COMMIT_S = 0
+put = box_job.BoxFiles.put
 def slow(self, box, cut):
     put(self, box, cut)
     time.sleep(0.5)
-cutting.Sink.put = slow
+box_job.BoxFiles.put = slow
 import make_dataset
 make_dataset.cli.run(make_dataset.parser(), make_dataset.main)
 """
@@ -168,7 +172,7 @@ def test_31_ended_around_the_rename_the_old_file_or_the_new_is_there(
 
 
 def test_32_a_full_disk_fails_and_with_space_the_same_command_finishes(
-    job: list[object], expected: dict[str, dict[str, bytes]], resumes: Check, out: Path
+    job: list[object], expected: dict[str, dict[str, Any]], resumes: Check, out: Path
 ) -> None:
     # A limit on the size of files gives the same short writes and errors as a disk that fills up.
     script = [sys.executable, str(ROOT / "make_dataset.py"), *map(str, job)]
@@ -232,14 +236,14 @@ def begun(job: list[object], command: Command, monkeypatch: pytest.MonkeyPatch) 
     """The job, interrupted half-way."""
     left = iter(range(15))
 
-    def interrupted(sample: Normalised, readings: object) -> object:
+    def interrupted(sample: Sample, readings: object) -> object:
         if next(left, None) is None:
             raise KeyboardInterrupt
         return warped(sample, readings)
 
-    warped: Any = cutting._warped
+    warped: Any = box_work._warped
     with monkeypatch.context() as patch:
-        patch.setattr(cutting, "_warped", interrupted)
+        patch.setattr(box_work, "_warped", interrupted)
         assert command("make_dataset.py", *job).code == 130
 
 
@@ -254,7 +258,7 @@ def test_36_resuming_with_another_spec_or_arguments_says_what_changed(
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_37_a_damaged_partial_is_detected_and_redone(
-    damage: str, expected: dict[str, dict[str, bytes]], begun: None, resumes: Check, out: Path
+    damage: str, expected: dict[str, dict[str, Any]], begun: None, resumes: Check, out: Path
 ) -> None:
     content = bytearray((out / PARTIAL).read_bytes())
     if damage == "truncated":
@@ -277,12 +281,12 @@ def test_38_finished_output_stays_unless_told(job: list[object], out: Path, comm
 
 
 @dataclass(frozen=True)
-class KillsItsWorker(CutWork):
+class KillsItsWorker(BoxWork):
     """Cuts boxes, but the first worker that has cut one is killed; `marker` says that it was."""
 
     marker: Path = Path()
 
-    def __call__(self, number: int, boxes: Iterator[tuple[int, CutBox]]) -> Iterator[tuple[int, Cut]]:
+    def __call__(self, number: int, boxes: Iterator[tuple[int, BoxTask]]) -> Iterator[tuple[int, BoxResult]]:
         for place, cut in super().__call__(number, boxes):
             if not self.marker.exists():
                 self.marker.touch()
@@ -292,13 +296,13 @@ class KillsItsWorker(CutWork):
 
 def test_39_the_samples_of_a_killed_worker_are_done_by_others(
     job: list[object],
-    expected: dict[str, dict[str, bytes]],
+    expected: dict[str, dict[str, Any]],
     out: Path,
     tmp_path: Path,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cutting, "CutWork", partial(KillsItsWorker, marker=tmp_path / "killed"))
+    monkeypatch.setattr("curation.steps.make_dataset.BoxWork", partial(KillsItsWorker, marker=tmp_path / "killed"))
     done = command("make_dataset.py", *job[:-1], 2)
     assert done.code == 0, done.stderr
     assert (tmp_path / "killed").exists()

@@ -1,38 +1,28 @@
 """A store that fails now and then, for good, or silently: over HTTP from this process, against the same read from disk.
 
-Waits between attempts are taken out by `Volumes(sleep=...)`, which the jobs here (one process, --parallel 1) are given.
+Waits between attempts are taken out by the fixture `waits`.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import Command
 from layers_served import Answer, Server, served
-from small_jobs import Refused, contents, dataset_arguments, made_folder, pair, put_json, spec_of
+from small_jobs import OF_THE_SPEC, Refused, dataset_arguments, differing, made_folder, pair, put_json, spec_of
 from volumes_made import make_layer
 
-from curation import cutting, stores, volumes
-from curation.volumes import ATTEMPTS, Volumes
+from curation import stores
+from curation.stores import ATTEMPTS
 
 PAIRS = 48
 SHAPE = (64, 64, PAIRS + 1)
 NAME = "x0_y0_z1_MIP0.h5"
 CHUNK = "image/4_4_40/32-64_0-32_20-21"  # in section 20
 WHERE = "chunk at (32, 0, 20)"
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that would have been slept between attempts."""
-    slept: list[float] = []
-    for module in (volumes, cutting):
-        monkeypatch.setattr(module, "Volumes", partial(Volumes, sleep=slept.append))
-    return slept
 
 
 @pytest.fixture
@@ -72,28 +62,18 @@ def job(tmp_path: Path) -> Arguments:
 
 
 @pytest.fixture
-def from_disk(layers: Path, job: Arguments, command: Command, tmp_path: Path) -> dict[str, dict[str, bytes]]:
-    """What the job makes of the same layers, read as files."""
+def from_disk(layers: Path, job: Arguments, command: Command, tmp_path: Path) -> Path:
+    """The folder of what the job makes of the same layers, read as files."""
     done = command("make_dataset.py", *job(f"precomputed://file://{layers}", "disk"))
     assert done.code == 0, done.stderr
-    return datasets(tmp_path / "disk")
+    return tmp_path / "disk"
 
 
-def datasets(folder: Path) -> dict[str, dict[str, bytes]]:
-    return {path.name: contents(path) for path in folder.iterdir()}
-
-
-def differing(served: dict[str, dict[str, bytes]], disk: dict[str, dict[str, bytes]]) -> dict[str, list[int]]:
-    """Which datasets differ, and the first bytes where they do."""
-    assert served.keys() == disk.keys()
-    found = {}
-    for file, names in disk.items():
-        assert served[file].keys() == names.keys()
-        for name, content in names.items():
-            if served[file][name] != content:
-                pairs = enumerate(zip(content, served[file][name], strict=True))
-                found[f"{file}: {name}"] = [place for place, (one, other) in pairs if one != other][:20]
-    return found
+def faults(served: Path, disk: Path) -> list[str]:
+    """What differs between the files of two folders, but for where their volumes are."""
+    names = sorted(path.name for path in disk.iterdir())
+    assert sorted(path.name for path in served.iterdir()) == names
+    return [f"{name}: {what}" for name in names for what in differing(served / name, disk / name, OF_THE_SPEC)]
 
 
 def now_and_then(file: str, nth: int) -> Answer:
@@ -107,7 +87,7 @@ def now_and_then(file: str, nth: int) -> Answer:
 def test_a_far_store_that_fails_now_and_then_changes_nothing(
     server: Server,
     job: Arguments,
-    from_disk: dict[str, dict[str, bytes]],
+    from_disk: Path,
     command: Command,
     waits: list[float],
     tmp_path: Path,
@@ -115,7 +95,7 @@ def test_a_far_store_that_fails_now_and_then_changes_nothing(
     server.otherwise = now_and_then
     done = command("make_dataset.py", *job(server.url, "served"))
     assert done.code == 0, done.stderr
-    assert differing(datasets(tmp_path / "served"), from_disk) == {}
+    assert faults(tmp_path / "served", from_disk) == []
     # As many as were given a fault; those of opening the layers for the checks beforehand are not among them.
     (retries,) = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("retries"))
     chunks = [file for file in server.asked if "_40/" in file]
@@ -126,7 +106,7 @@ def test_a_far_store_that_fails_now_and_then_changes_nothing(
 def test_a_chunk_that_fails_for_good_is_named_and_once_it_is_back_the_job_goes_on(
     server: Server,
     job: Arguments,
-    from_disk: dict[str, dict[str, bytes]],
+    from_disk: Path,
     failed: Refused,
     command: Command,
     waits: list[float],
@@ -141,7 +121,7 @@ def test_a_chunk_that_fails_for_good_is_named_and_once_it_is_back_the_job_goes_o
     done = command("make_dataset.py", *job(server.url, "served"))
     assert done.code == 0, done.stderr
     assert "found done       " in done.stdout  # it went on, and did not begin again
-    assert differing(datasets(tmp_path / "served"), from_disk) == {}
+    assert faults(tmp_path / "served", from_disk) == []
 
 
 def test_a_silent_server_is_given_up_on(

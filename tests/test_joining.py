@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from curation.datasets import Layout, encode
+from curation.datasets.chunks import encode
+from curation.datasets.layout import Layout
+from curation.datasets.writer import write_whole
 from curation.errors import UsageError
-from curation.joining import concat_fields
-from curation.writing import write_whole
+from curation.steps.concat_fields import concat_fields
 
 X, Y = 6, 4
 
@@ -25,21 +26,14 @@ def values(first: int, last: int) -> np.ndarray:
 
 
 def shard(
-    folder: Path, first: int, last: int, pairs: int = 10, shape: tuple[int, int] = (X, Y), **identity: Any
+    folder: Path, first: int, last: int, pairs: int = 10, shape: tuple[int, int] = (X, Y), **provenance: Any
 ) -> Path:
     main = values(first, last)[:, :, : shape[0], : shape[1]]
     start = np.arange(first, last)[:, None, None] + np.zeros((1, 2, 3), np.int64)
     attributes = {"mip": 2, "pairs": pairs, "first": first, "last": last - 1}
-    layout = Layout(main.shape, 1, {"start": start}, (), {"module": "one", **identity}, attributes)
+    layout = Layout(main.shape, 1, {"start": start}, (), {"module": "one", **provenance}, attributes)
     write_whole(folder / f"{first}_{last}.h5", layout, [encode(field) for field in main])
     return folder / f"{first}_{last}.h5"
-
-
-def older_shard(folder: Path, first: int, last: int) -> None:
-    """As the older tool wrote them: LZF and scaleoffset, only `main`."""
-    finite = np.nan_to_num(values(first, last), posinf=0)
-    with h5py.File(folder / f"{first}_{last}.h5", "w") as file:
-        file.create_dataset("main", data=finite, chunks=(1, 1, X, Y), compression="lzf", scaleoffset=2)
 
 
 @pytest.fixture
@@ -72,24 +66,6 @@ def test_shards_are_joined_bit_for_bit(folder: Path, join: Callable[[], h5py.Fil
             assert file["crc32"][4] == one["crc32"][1]
 
 
-def test_shards_of_the_older_tool_are_joined(folder: Path, join: Callable[[], h5py.File]) -> None:
-    older_shard(folder, 0, 3)
-    older_shard(folder, 3, 5)
-    expected = np.concatenate([h5py.File(folder / name)["main"][:] for name in ("0_3.h5", "3_5.h5")])
-    with join() as file:
-        assert file["main"][:].tobytes() == expected.tobytes()
-        assert (file["main"].compression, file["main"].shuffle, file["main"].scaleoffset) == ("gzip", True, None)
-
-
-def test_stray_files_are_left_alone_and_said(folder: Path, tmp_path: Path) -> None:
-    shard(folder, 0, 10)
-    (folder / "notes.txt").write_text("mine")
-    (folder / "other.h5").write_text("not a shard by its name")
-    made = concat_fields(str(folder), str(tmp_path / "joined.h5"))
-    assert made.strays == ("notes.txt", "other.h5")
-    assert "notes.txt, other.h5" in str(made)
-
-
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
@@ -116,7 +92,7 @@ def test_every_pair_must_be_there_exactly_once(
     ("change", "message"),
     [
         ({"shape": (X, Y - 1)}, r"differ in shape"),
-        ({"module": "two"}, r"differ in identity"),
+        ({"module": "two"}, r"differ in provenance"),
         ({"pairs": 11}, r"differ in pairs: 10 and 11"),
     ],
 )
@@ -126,19 +102,6 @@ def test_shards_of_another_origin_are_refused(
     shard(folder, 0, 3)
     shard(folder, 3, 10, **change)
     with pytest.raises(UsageError, match=f"0_3.h5 and .*3_10.h5 {message}"):
-        join()
-
-
-def test_an_unreadable_shard_is_named(folder: Path, join: Callable[[], h5py.File]) -> None:
-    path = shard(folder, 0, 10)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"0_10.h5: not a readable HDF5 file"):
-        join()
-
-
-def test_a_shard_must_hold_what_its_name_says(folder: Path, join: Callable[[], h5py.File]) -> None:
-    shard(folder, 0, 9).rename(folder / "0_10.h5")
-    with pytest.raises(UsageError, match=r"0_10.h5: holds 9 pairs, but its name says 10"):
         join()
 
 

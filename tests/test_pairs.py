@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from curation.annotations.pairing import Picking, pair_starts
 from curation.errors import UsageError
-from curation.pairs import Appended, Options, append_pairs, first_alike, pair_texts
-from curation.picking import Picking, pair_starts
-from curation.spec import read_spec
+from curation.pair_selection import first_alike
+from curation.spec import pair_texts, read_spec
+from curation.steps.create_spec import CreatedSpec, CreateSpecOptions, create_spec
 
 TEMPLATE: dict[str, Any] = {
     "image": {"path": "file:///image", "src_mip": 0},
@@ -23,13 +24,13 @@ TEMPLATE: dict[str, Any] = {
 }
 
 
-def append(folder: Path, points: str, offsets: Sequence[int] = (-1,), permute: bool = False) -> Appended:
+def append(folder: Path, points: str, offsets: Sequence[int] = (-1,), permute: bool = False) -> CreatedSpec:
     """Append the pairs of `points` to folder/template.json, into folder/spec.json."""
     (folder / "points.csv").write_text(points)
-    options = Options(
+    options = CreateSpecOptions(
         folder / "template.json", folder / "spec.json", str(folder / "points.csv"), tuple(offsets), permute
     )
-    return append_pairs(options)
+    return create_spec(options)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_pair_and_its_reverse_are_two() -> None:
 
 
 def test_pair_texts_are_the_spec_form() -> None:
-    (text,) = pair_texts(np.array([[[8, -16, 5], [8, -16, 4]]]))
+    ((text,),) = pair_texts(np.array([[[8, -16, 5], [8, -16, 4]]]))
     assert json.loads(text) == {
         "src": {"x_start": 8, "y_start": -16, "z_start": 5},
         "tgt": {"x_start": 8, "y_start": -16, "z_start": 4},
@@ -120,16 +121,6 @@ def test_pair_texts_are_the_spec_form() -> None:
 
 
 # Appending
-
-
-def test_fractions_are_floored_then_snapped(folder: Path) -> None:
-    append(folder, 'Coordinate 1\n"(1000.5, 2, 3)"\n')
-    assert starts_in(folder) == [[[1000, 0, 3], [1000, 0, 2]]]
-
-
-def test_negative_coordinates_are_floor_snapped(folder: Path) -> None:
-    append(folder, "x0,y0,z0\n-0.5,-9,-3\n")
-    assert starts_in(folder) == [[[-8, -16, -3], [-8, -16, -4]]]
 
 
 def test_pairs_follow_those_the_template_has(folder: Path) -> None:
@@ -179,32 +170,6 @@ def test_pairs_the_template_has_are_not_doubled(folder: Path) -> None:
 
 
 # Refusals, and nothing written
-
-
-@pytest.mark.parametrize(
-    ("offsets", "message"),
-    [((), "no offsets"), ((-1, 0), "offset 0 pairs a section with itself")],
-)
-def test_offsets_that_make_no_pair_are_refused(folder: Path, offsets: Sequence[int], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        append(folder, "x0,y0,z0\n8,8,3\n", offsets)
-    assert not (folder / "spec.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("points", "message"),
-    [
-        ("", "points.csv: empty"),
-        ("x0,y0,z0\n", "points.csv: no points"),
-        ("a,b\n1,2\n", "points.csv: no coordinate column.*found a, b"),
-        ("x0,y0,z0\n1,2,3\n1,,3\n", "points.csv: row 3"),
-        ("x0,y0,z0\nnan,2,3\n", "points.csv: row 2: 'nan'"),
-    ],
-)
-def test_faulty_points_are_refused(folder: Path, points: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        append(folder, points)
-    assert sorted(path.name for path in folder.iterdir()) == ["points.csv", "template.json"]
 
 
 def test_destination_that_is_there_is_refused(folder: Path) -> None:

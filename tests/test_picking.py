@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import picking
-from curation.annotations import Annotations, Shape
+from curation.annotations import pairing
+from curation.annotations.coordinate_spaces import in_voxels
+from curation.annotations.model import Annotations, Shape
+from curation.annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from curation.errors import UsageError
-from curation.picking import Picking, check_offsets, counted, in_voxels, pair_blocks
 from curation.spec import FARTHEST
 
 PICKING = Picking((-1,), False, "start", max_mip=3, size=(32, 16), stride=(32, 16))
@@ -153,7 +154,7 @@ def test_a_line_in_one_section_pairs_two_places_of_it() -> None:
     assert paired([line((0, 0, 7), (64, 0, 7))])[0] == [[[0, 0, 7], [64, 0, 7]]]
 
 
-@pytest.mark.parametrize("before", [0, picking.BLOCK])
+@pytest.mark.parametrize("before", [0, pairing.BLOCK])
 def test_a_line_within_one_box_is_refused_by_its_number(before: int) -> None:
     lines = [line((0, 0, 7), (0, 0, 6))] * before + [line((8, 8, 7), (15.5, 9, 7.5))]
     said = rf"annotation {before}: both ends of the line lie in the box \[8, 8, 7\]"
@@ -224,7 +225,7 @@ def test_a_box_of_too_many_tiles_is_refused(side: float) -> None:
 
 
 def test_boxes_that_make_too_many_pairs_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picking, "MOST_PAIRS", 40)
+    monkeypatch.setattr(pairing, "MOST_PAIRS", 40)
     boxes = [(Shape.BOX, ((0, 0, 0), (64, 64, 1)))] * 5  # 8 tiles each
     assert len(paired(boxes)[0]) == 40
     with pytest.raises(UsageError, match="these annotations make more than 40 pairs"):

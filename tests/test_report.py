@@ -29,8 +29,8 @@ from small_jobs import (
 )
 from volumes_made import chunk_file, make_layer
 
-from curation import cutting
-from curation.plans import Plan
+from curation.steps import box_job
+from curation.steps.report import Plan
 
 
 def table(text: str) -> dict[str, str]:
@@ -115,12 +115,13 @@ def test_the_plan_of_fields(dry: Run, command: Command, tmp_path: Path) -> None:
     assert plan["module"] == f"{tmp_path}/pyramid/0_mip3in_small"
     assert plan["workers"] == "cpu, cpu"
     assert plan["pairs"] == "37, 0 of them found done"
-    assert plan["shards to make"] == "10"  # 37 pairs, 4 shards a worker or more: of 4 pairs, and one of 1
+    assert plan["shards to make"] == "37"  # of one pair each, as long as there are fewer than 64 pairs
     assert command("generate_fields.py", *arguments).code == 0
-    (shards / "0_9.h5").unlink()
+    for first in range(9):
+        (shards / f"{first}_{first + 1}.h5").unlink()
     plan = dry("generate_fields.py", *arguments)
     assert plan["pairs"] == "37, 28 of them found done"
-    assert plan["shards to make"] == "5"  # 9 pairs by twos
+    assert plan["shards to make"] == "9"
 
 
 def test_a_dry_run_refuses_what_the_run_would(
@@ -131,7 +132,7 @@ def test_a_dry_run_refuses_what_the_run_would(
     assert refused("make_dataset.py", *outside, "--dry_run") == refused("make_dataset.py", *outside)
     arguments = job(spec)
     with monkeypatch.context() as patch:
-        patch.setattr(cutting.Sink, "put", put_then_interrupt(2))
+        patch.setattr(box_job.BoxFiles, "put", put_then_interrupt(2))
         assert command("make_dataset.py", *arguments).code == 130
     other = [*arguments, "--field_decimals", "none"]
     assert refused("make_dataset.py", *other, "--dry_run") == refused("make_dataset.py", *other)
@@ -200,7 +201,7 @@ def test_what_an_interrupted_run_did_is_found_done(
 ) -> None:
     arguments = job(blemished)
     with monkeypatch.context() as patch:
-        patch.setattr(cutting.Sink, "put", put_then_interrupt(5))
+        patch.setattr(box_job.BoxFiles, "put", put_then_interrupt(5))
         assert command("make_dataset.py", *arguments).code == 130
     found = table(command("make_dataset.py", *arguments).stdout)
     assert found["found done"] == "5 of 8 images"
@@ -219,15 +220,15 @@ def test_what_was_read_as_black_is_not_kept_by_a_run_that_must_fail(
     blemished: Json, job: Any, refused: Refused, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cutting.Sink, "put", put_then_interrupt(5))
+        patch.setattr(box_job.BoxFiles, "put", put_then_interrupt(5))
         assert command("make_dataset.py", *job(blemished)).code == 130
     assert "begun with another missing" in refused("make_dataset.py", *job(blemished, "--missing", "fail"))
 
 
 def put_then_interrupt(count: int) -> Callable[..., None]:
-    put, left = cutting.Sink.put, iter(range(count))
+    put, left = box_job.BoxFiles.put, iter(range(count))
 
-    def put_some(sink: cutting.Sink, *boxes: Any) -> None:
+    def put_some(sink: box_job.BoxFiles, *boxes: Any) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
         put(sink, *boxes)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curation.samples import Normalised, Translation, mask_to_level, normalised, residual, translation
+from curation.samples import Sample, Translation, mask_to_level, normalised, residual, translation
 
 NAN, INF = np.nan, np.inf
 
@@ -21,7 +21,7 @@ def unmasked(image: np.ndarray) -> np.ndarray:
     return np.zeros(image.shape, bool)
 
 
-def by_itself(image: np.ndarray, masked: np.ndarray | None = None) -> Normalised:
+def by_itself(image: np.ndarray, masked: np.ndarray | None = None) -> Sample:
     """Normalised with itself for a reference."""
     masked = unmasked(image) if masked is None else masked
     return normalised(image, masked, image, masked)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation.annotations import Annotations, Note, Shape
+from curation.annotations.model import Annotations, Shape
+from curation.annotations.tables import read_table
 from curation.errors import UsageError
-from curation.tables import read_table
+from curation.spec import Note
 
 Csv = Callable[..., Path]
 
@@ -231,22 +232,6 @@ def test_the_farthest_whole_numbers_are_exact(csv: Csv) -> None:
 
 
 # What is refused
-
-
-def test_missing_file_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "none.csv", "No such file or directory")
-
-
-def test_empty_file_is_refused(csv: Csv) -> None:
-    assert_refused(csv(), "empty: want a header, then one point a row")
-
-
-def test_header_alone_is_refused(csv: Csv) -> None:
-    assert_refused(csv("x0,y0,z0"), "no points below the header")
-
-
-def test_no_coordinate_column_is_refused_with_the_columns_found(csv: Csv) -> None:
-    assert_refused(csv("x0,y0,Tags", "1,2,3"), "want 'Coordinate 1', or x0, y0, z0; found x0, y0, Tags")
 
 
 def test_header_of_several_lines_is_shown_in_one(csv: Csv) -> None:

@@ -18,11 +18,12 @@ from small_jobs import (
     made_folder,
     put_json,
     put_main,
+    put_older_fields,
     pyramid_of,
     spec_of,
 )
 
-from curation import inference, joining, making, stretch
+from curation.steps import concat_fields, download_image, field_work, generate_fields, make_dataset
 
 KINDS = ("image", "field", "shard", "joined", "stretch", "older")
 
@@ -34,17 +35,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     image = image_layer(folder)
     vectors = np.random.default_rng(0).normal(1, 2, (32, 32, 6, 2)).astype(np.float32)
     spec = put_json(folder / "spec.json", spec_of(image, field_layer(folder, vectors)))
-    making.make_dataset(making.Options(str(spec), str(folder), 1))
+    make_dataset.make_dataset(make_dataset.MakeDatasetOptions(str(spec), str(folder), 1))
     files = {"image": folder / NAME, "field": folder / f"field_0_{NAME}"}
     pyramid = pyramid_of(folder, PLUS_ONE, "0_mip0in_small")
     shards = made_folder(folder / "shards")
     images, prior = map(str, files.values())
-    options = inference.Options(str(pyramid), images, prior, str(shards), 0, "none", 0, 0, cpu_workers=1)
-    inference.generate_fields(options)
+    options = field_work.GenerateFieldsOptions(str(pyramid), images, prior, str(shards), 0, "none", 0, 0, cpu_workers=1)
+    generate_fields.generate_fields(options)
     files["shard"] = shards / "0_1.h5"
     files["joined"] = folder / "joined.h5"
-    joining.concat_fields(str(shards), str(files["joined"]))
-    stretch.download_image(stretch.Options(image, str(folder), 1, 4, 32, 32, (0,), (32,)))
+    concat_fields.concat_fields(str(shards), str(files["joined"]))
+    download_image.download_image(download_image.DownloadImageOptions(image, str(folder), 1, 4, 32, 32, (0,), (32,)))
     files["stretch"] = folder / "x32_y32_z1_MIP0.h5"
     files["older"] = put_main(folder / "older.h5", np.ones((3, 2, 8, 8), np.float32), None)
     return files
@@ -205,14 +206,6 @@ def smooth(pairs: int = 3, size: int = 32) -> np.ndarray:
     return np.stack([[4 * np.sin(x + pair), 3 * np.cos(y - pair)] for pair in range(pairs)]).astype(np.float32)
 
 
-def older(path: Path, main: np.ndarray, components: int = 2) -> Path:
-    """As the older tool stored fields, in chunks of one component or both."""
-    with h5py.File(path, "w") as file:
-        chunks = (1, components, *main.shape[2:])
-        file.create_dataset("main", data=main, chunks=chunks, compression="lzf", scaleoffset=2)
-    return path
-
-
 def flat_at_its_minimum(size: int = 32) -> np.ndarray:
     main = smooth()
     main[1] = np.maximum(main[1], main[1].min(axis=(1, 2), keepdims=True) + 1.5)
@@ -228,14 +221,14 @@ def flat_at_its_minimum(size: int = 32) -> np.ndarray:
 def test_undamaged_older_fields_are_not_accused(
     main: np.ndarray, components: int, tmp_path: Path, faults: Faults
 ) -> None:
-    assert faults(older(tmp_path / "field.h5", main.astype(np.float32), components)) == []
+    assert faults(put_older_fields(tmp_path / "field.h5", main.astype(np.float32), components)) == []
 
 
 @pytest.mark.parametrize("components", [1, 2])
 def test_nan_that_made_an_older_chunk_unreadable(components: int, tmp_path: Path, faults: Faults) -> None:
     main = smooth()
     main[1, :, 0, 0] = np.nan
-    (line,) = faults(older(tmp_path / "field.h5", main, components))
+    (line,) = faults(put_older_fields(tmp_path / "field.h5", main, components))
     assert "pair 1" in line
     assert "NaN" in line
 
@@ -247,7 +240,7 @@ def test_nan_that_became_numbers_in_an_older_field(
 ) -> None:
     main = smooth()
     main[2, :, hole[0], hole[1]] = np.nan
-    path = older(tmp_path / "field.h5", main, components)
+    path = put_older_fields(tmp_path / "field.h5", main, components)
     with h5py.File(path) as file:
         assert np.isfinite(file["main"][2]).all()  # what the fault is
     (line,) = faults(path)

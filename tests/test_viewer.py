@@ -9,25 +9,15 @@ import msgspec
 import neuroglancer
 import numpy as np
 import pytest
-from small_jobs import spec_of
+from small_jobs import Json, line, point, spec_of
 
-from curation.annotations import Annotations, Note, Shape
+from curation.annotations.model import Annotations, Shape
+from curation.annotations.viewer_states import PICTURE, read_link, read_state, write_state
 from curation.errors import UsageError
-from curation.spec import Spec, parse_spec
-from curation.viewer import PICTURE, read_link, read_state, write_state
-
-Json = dict[str, Any]
+from curation.spec import Note, Spec, parse_spec
 
 EM = {"x": [8e-9, "m"], "y": [8e-9, "m"], "z": [4e-8, "m"]}
 PAGE = "https://neuroglancer-demo.appspot.com/#!"
-
-
-def point(*place: float, **more: Any) -> Json:
-    return {"type": "point", "point": list(place), **more}
-
-
-def line(first: list[float], second: list[float], **more: Any) -> Json:
-    return {"type": "line", "pointA": first, "pointB": second, **more}
 
 
 def layer(*annotations: Any, name: str = "pairs", **more: Any) -> Json:

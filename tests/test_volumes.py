@@ -16,7 +16,8 @@ from volumes_made import chunk_file, make_layer, make_n5, make_zarr2, make_zarr3
 
 from curation.boxes import Window
 from curation.errors import UsageError, WorkError
-from curation.volumes import ATTEMPTS, Volume, Volumes, check_scales
+from curation.stores import ATTEMPTS
+from curation.volumes.volume import Volume, Volumes, check_scales
 
 SIZE = (10, 9, 3)
 CHUNK = (4, 4, 2)
@@ -450,7 +451,7 @@ def test_volumes_of_two_resolutions_are_refused(
 
 
 def test_warnings_of_credentials_do_not_go_where_results_go(tmp_path: Path) -> None:
-    code = "from curation import volumes; import cloudfiles.secrets as s; s.google_credentials('nobodys-bucket')"
+    code = "from curation.volumes import volume; import cloudfiles.secrets as s; s.google_credentials('nobodys-bucket')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -28,7 +28,12 @@ import h5py
 from tqdm import tqdm
 
 # Loaded in the nursery, so that runs, which are forked from it, begin with their work: scripts import these late.
-LOADED = ("curation.aligner", "curation.cutting", "curation.layers", "curation.reading")
+LOADED = (
+    "curation.aligners.aligner",
+    "curation.steps.box_work",
+    "curation.volumes.layer_writer",
+    "curation.volumes.box_reader",
+)
 
 PATIENCE_S = 60  # then a run that hangs is a failure; disks that others use are slow
 
@@ -180,7 +185,7 @@ def run_script(path: str, arguments: tuple[str, ...]) -> int:
 
 
 def setting(name: str, value: Any) -> None:
-    """Set what a dotted name names, such as `curation.cutting.COMMIT_BYTES`."""
+    """Set what a dotted name names, such as `curation.steps.box_job.COMMIT_BYTES`."""
     owner, _, last = name.rpartition(".")
     setattr(pkgutil.resolve_name(owner), last, value)
 
@@ -285,7 +290,8 @@ def recording(fails_at: int, journal_path: str | None = None) -> None:
             Path(journal_path).write_bytes(pickle.dumps(journal))
         return call()
 
-    setting("curation.writing.h5py", SimpleNamespace(**{**vars(h5py), "File": recorded}))
+    for module in ("partial", "writer"):
+        setting(f"curation.datasets.{module}.h5py", SimpleNamespace(**{**vars(h5py), "File": recorded}))
     wrapping("curation.files.os.replace", keep)
 
 
@@ -299,32 +305,3 @@ def written(folder: Path, journal: Iterable[tuple[str, int, bytes]]) -> None:
                 file.write(content)
             else:
                 file.truncate(place)
-
-
-# Comparing
-
-
-def contents(path: Path) -> dict[str, Any]:
-    """All that an HDF5 file holds: each dataset's type, shape, values and stored chunks, byte for byte; attributes."""
-    found: dict[str, Any] = {}
-    with h5py.File(path, "r") as file:
-        for name, dataset in file.items():
-            found[name] = (dataset.dtype.str, dataset.shape, dataset.chunks, dataset[...].tobytes())
-        main = file["main"].id
-        for index in range(main.get_num_chunks()):
-            offset = main.get_chunk_info(index).chunk_offset
-            found[f"main at {offset}"] = main.read_direct_chunk(offset)
-        found.update({f"attribute {name}": str(value) for name, value in file.attrs.items()})
-    return found
-
-
-def differing(path: Path, reference: Path, leaving_out: tuple[str, ...] = ()) -> list[str]:
-    """The names of what differs between two HDF5 files."""
-    ours, theirs = contents(path), contents(reference)
-    names = [name for name in {**ours, **theirs} if name not in leaving_out]
-    return [name for name in names if ours.get(name) != theirs.get(name)]
-
-
-def left_behind(folder: Path) -> list[str]:
-    """Files that a finished run has no business to leave."""
-    return [path.name for path in folder.iterdir() if path.name.endswith((".partial.h5", ".lock", ".tmp"))]

@@ -14,14 +14,15 @@ import h5py
 import numpy as np
 import pytest
 from commands import ROOT
-from crashing import PATIENCE_S, Call, Nursery, differing, dying, left_behind, run_script, setting
+from crashing import PATIENCE_S, Call, Nursery, dying, run_script, setting
+from small_jobs import differing, leftovers
 from volumes_made import make_layer
 
-from curation import inference, making, stretch
-from curation.inference import generate_fields
-from curation.joining import concat_fields
-from curation.making import make_dataset
-from curation.stretch import download_image
+from curation.steps.concat_fields import concat_fields
+from curation.steps.download_image import DownloadImageOptions, download_image
+from curation.steps.field_work import GenerateFieldsOptions
+from curation.steps.generate_fields import generate_fields
+from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
 
 SIZE, PAIRS = 64, 24
 
@@ -44,11 +45,11 @@ class Step:
             joined = [each.with_name(f"{each.name}.joined.h5") for each in folders]
             for each, path in zip(folders, joined, strict=True):
                 concat_fields(str(each), str(path), overwrite=True)
-            return [*left_behind(folder), *differing(*joined, leaving_out=("attribute identity",))]
+            return [*leftovers(folder), *differing(*joined, leaving_out=("attribute provenance",))]
         if names[0] != names[1]:
-            return [f"files {sorted(names[0])}, not {sorted(names[1])}", *left_behind(folder)]
+            return [f"files {sorted(names[0])}, not {sorted(names[1])}", *leftovers(folder)]
         return [
-            *left_behind(folder),
+            *leftovers(folder),
             *(fault for name in names[0] for fault in differing(folder / name, folders[1] / name)),
         ]
 
@@ -58,12 +59,12 @@ def create(checkpoint_name):
     return lambda src_img, tgt_img, src_agg_field=None: src_agg_field + 1
 """
 
-LONGEST_SHARD = "curation.shards.LONGEST_SHARD"
+LONGEST_SHARD = "curation.datasets.shards.LONGEST_SHARD"
 
 # So that a run of a tenth of a second has many moments: a commit after every box, a shard for every pair.
 EVERY_BOX = (
-    partial(setting, "curation.cutting.COMMIT_BYTES", 1),
-    partial(setting, "curation.joining.COMMIT_BYTES", 1),
+    partial(setting, "curation.steps.box_job.COMMIT_BYTES", 1),
+    partial(setting, "curation.steps.concat_fields.COMMIT_BYTES", 1),
     partial(setting, LONGEST_SHARD, 1),
 )
 
@@ -119,14 +120,14 @@ class Inputs:
         return path
 
     def make_dataset(self, folder: Path | str, parallel: int = 1, spec: str = "spec.json", **changes: Any) -> Call:
-        options = making.Options(str(self.folder / spec), str(folder), parallel, **changes)
+        options = MakeDatasetOptions(str(self.folder / spec), str(folder), parallel, **changes)
         return Call(make_dataset, (options,), EVERY_BOX)
 
     def download_image(
         self, folder: Path, parallel: int = 1, sections: int = 9, mips: tuple[int, ...] = (0, 1), **changes: Any
     ) -> Call:
         sizes = tuple(SIZE >> mip for mip in mips)
-        options = stretch.Options(self.image, str(folder), 1, 1 + sections, 0, 0, mips, sizes, **changes)
+        options = DownloadImageOptions(self.image, str(folder), 1, 1 + sections, 0, 0, mips, sizes, **changes)
         return Call(download_image, (replace(options, parallel=parallel),), EVERY_BOX)
 
     def generate_fields(self, folder: Path, parallel: int = 1, **changes: Any) -> Call:
@@ -141,7 +142,7 @@ class Inputs:
             "dst_mip": 3,
             "cpu_workers": parallel,
         }
-        return Call(generate_fields, (inference.Options(**{**given, **changes}),), EVERY_BOX)
+        return Call(generate_fields, (GenerateFieldsOptions(**{**given, **changes}),), EVERY_BOX)
 
     def concat_fields(self, folder: Path, shards: str = "shards", overwrite: bool = False) -> Call:
         return Call(concat_fields, (str(self.folder / shards), str(folder / "joined.h5"), overwrite), EVERY_BOX)
@@ -257,13 +258,13 @@ def finishes(nursery: Nursery, step: Step, call: Call, out: Path) -> list[str]:
     return step.faults(out) if outcome.is_finished else [f"{outcome}"]
 
 
-AT_WORK = {"generate_fields": "curation.inference.write_whole"}
+AT_WORK = {"generate_fields": "curation.steps.field_work.write_whole"}
 
 
 def begun(nursery: Nursery, step: Step, out: Path) -> Call:
     """The step's call, killed when it has done some of its work."""
     call = step.call(out)
-    name = AT_WORK.get(step.name, "curation.writing.Writer.put")
+    name = AT_WORK.get(step.name, "curation.datasets.writer.Writer.put")
     assert nursery.run(call.after(partial(dying, name, 12))).killed
     return call
 

@@ -26,7 +26,9 @@ def test_killed_at_any_moment_the_same_call_ends_as_if_undisturbed(
 def test_killed_again_and_again_it_gets_there(step: Step, nursery: Nursery, out: Path) -> None:
     call = step.call(out)
     for _ in range(5):
-        assert nursery.run(call.after(partial(dying, AT_WORK.get(step.name, "curation.writing.Writer.put"), 3))).killed
+        assert nursery.run(
+            call.after(partial(dying, AT_WORK.get(step.name, "curation.datasets.writer.Writer.put"), 3))
+        ).killed
     assert finishes(nursery, step, call, out) == []
 
 

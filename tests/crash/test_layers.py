@@ -65,7 +65,7 @@ def test_a_torn_section_is_uploaded_again(
 ) -> None:
     folder = tmp_path / "layer"
     call = to_layer(inputs, folder)
-    assert nursery.run(call.after(partial(dying, "curation.cutting.upload_section", 9))).killed
+    assert nursery.run(call.after(partial(dying, "curation.volumes.layer_writer.upload_section", 9))).killed
     done = sections(folder)
     os.truncate(done[2], size)
     report = nursery.finish(call)
@@ -111,7 +111,7 @@ def test_killed_while_it_replaces_a_layer_it_goes_on(
 ) -> None:
     folder = tmp_path / "layer"
     shutil.copytree(layer_reference, folder)
-    (folder / "curation.json").write_text(json.dumps({"identity": {"spec_sha256": "another"}, "finished": True}))
+    (folder / "curation.json").write_text(json.dumps({"provenance": {"spec_sha256": "another"}, "finished": True}))
     section = sections(folder)[0]
     section.write_bytes(gzip.compress(bytes(4 * SIZE**2)))  # as another spec may have had it
     call = to_layer(inputs, folder, overwrite=True)
@@ -126,7 +126,9 @@ def test_a_torn_state_of_a_layer_is_not_taken_for_another_thing(
     folder = tmp_path / "layer"
     shutil.copytree(layer_reference, folder)
     os.truncate(folder / "curation.json", 10)
-    with pytest.raises(UsageError, match=r"begun with another .*spec_sha256; give the same, or --overwrite"):
+    with pytest.raises(
+        UsageError, match=r"begun with another origin, of which nothing is recorded; give the same, or --overwrite"
+    ):
         nursery.finish(to_layer(inputs, folder))
     nursery.finish(to_layer(inputs, folder, overwrite=True))
     assert objects(folder) == objects(layer_reference)

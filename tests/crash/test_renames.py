@@ -9,19 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import (
-    Call,
-    Nursery,
-    differing,
-    dying,
-    failing,
-)
-from steps import (
-    Inputs,
-    Step,
-    each_step,
-    finishes,
-)
+from crashing import Call, Nursery, dying, failing
+from small_jobs import differing
+from steps import Inputs, Step, each_step, finishes
 
 from curation.errors import WorkError
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT
-from crashing import PATIENCE_S, Nursery, differing, left_behind
+from crashing import PATIENCE_S, Nursery
 from layers_served import Answer, Server, served
+from small_jobs import OF_THE_SPEC, differing, leftovers
 from steps import PAIRS, Inputs, Step, alive, arguments, as_script, stat, waited
 
 
@@ -78,13 +79,10 @@ def stalling(inputs: Inputs, out: Path) -> Iterator[Served]:
                 process.wait()
 
 
-OF_THE_SPEC = ("attribute spec", "attribute spec_sha256", "attribute identity")  # which names the server
-
-
 def faults_but_the_spec(out: Path, reference: Path) -> list[str]:
     names = [path.name for path in reference.glob("*.h5")]
     faults = [fault for name in names for fault in differing(out / name, reference / name, OF_THE_SPEC)]
-    return [*left_behind(out), *faults]
+    return [*leftovers(out), *faults]
 
 
 def found_done(text: str) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crashing import Nursery, differing, limiting_files, recording, written
+from crashing import Nursery, limiting_files, recording, written
+from small_jobs import differing
 from steps import Inputs, Step, as_script, each_step, finishes, mounted, new_folder
 
 from curation.errors import WorkError

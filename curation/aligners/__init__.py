@@ -1,0 +1,1 @@
+"""Everything torch: finding the aligner module of a stage in a pyramid, and running it."""

@@ -1,0 +1,163 @@
+"""Aligner modules: loading one, and calling it with numpy arrays.
+
+A module takes (1, 1, X, Y) images and a (1, 2, X, Y) prior field in pixels, and returns the whole field, prior
+included; fields follow the conventions of `fields`.
+"""
+
+import contextlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UsageError, WorkError
+from .pyramid import Module, create_path, script_path
+
+# What metroem's modules are created with; a module whose `create` does not take one is not given it.
+CREATE_PARAMS: Mapping[str, Any] = {
+    "finetune": True,
+    "finetune_lr": 0.3,
+    "finetune_sm": 60.0,
+    "finetune_iter": 200,
+    "pass_field": True,
+}
+
+
+# Checkpoints hold weights. torch.load then refuses one that would run code as it is unpickled, whoever calls it.
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+
+
+class Aligner:
+    """A loaded module on a device, called with numpy arrays."""
+
+    def __init__(self, module: Module, checkpoint_name: str, params: Mapping[str, Any], device: str) -> None:
+        self._name = module.folder
+        self._device = torch.device(device)
+        try:
+            if create_path(module).exists():
+                model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS, **params})
+            else:
+                model = _load_script(script_path(module, checkpoint_name), self._device)
+            self._model = _placed(model, self._device)
+            self._takes = _keywords(self._model)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise WorkError(f"{module.folder}: could not be loaded: {_text(error)}") from error
+
+    def __call__(self, source: Any, target: Any, prior: Any) -> Any:
+        """The field, (2, X, Y) float32 pixels, that warps source onto target, both (X, Y).
+
+        prior: (2, X, Y) or None. A failure is a `WorkError` that names the module.
+        """
+        offered = {
+            "src_agg_field": None if prior is None else self._tensor(prior)[None],
+            "train": False,
+            "return_state": False,
+        }
+        images = [self._tensor(image)[None, None] for image in (source, target)]
+        try:
+            given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
+        except Exception as error:
+            raise WorkError(f"{self._name}: {_text(error)}") from error
+        return self._field(given, source.shape)
+
+    def _tensor(self, array: Any) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _field(self, given: Any, shape: tuple[int, int]) -> Any:
+        wanted = (1, 2, *shape)
+        if not isinstance(given, torch.Tensor):
+            raise WorkError(f"{self._name}: returned {type(given).__name__}: want a field tensor of shape {wanted}")
+        if tuple(given.shape) != wanted or not given.is_floating_point():
+            raise WorkError(
+                f"{self._name}: returned {given.dtype} of shape {tuple(given.shape)}: want float32 of shape {wanted}"
+            )
+        # A torchfields Field is a tensor of a class of its own; what is stored is its plain numbers.
+        return given.detach().as_subclass(torch.Tensor)[0].float().cpu().numpy()
+
+
+def _load_script(path: Path, device: torch.device) -> Any:
+    try:
+        return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"{path}: not a TorchScript file: {error}") from None
+
+
+def _create(module: Module, params: Mapping[str, Any]) -> Any:
+    folder = module.folder.absolute()  # the working directory is about to change
+    with _neighbours_importable(folder):
+        spec = importlib.util.spec_from_file_location(
+            "aligner_module", folder / "create.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None:
+            raise WorkError("create.py cannot be imported")
+        package = importlib.util.module_from_spec(spec)
+        sys.modules["aligner_module"] = package  # so that it can import its neighbours relatively too
+        spec.loader.exec_module(package)
+        create = getattr(package, "create", None)
+        if not callable(create):
+            raise WorkError("create.py has no function create")
+        takes = _parameters(create)
+        return create(**{key: value for key, value in params.items() if key in takes})
+
+
+@contextlib.contextmanager
+def _neighbours_importable(folder: Path) -> Iterator[None]:
+    """While a module loads, its folder is the working directory and the first place to import from."""
+    before = Path.cwd()
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - known:  # another module's neighbours may have the same names
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder) + os.sep):
+                del sys.modules[name]
+
+
+def _placed(model: Any, device: torch.device) -> Callable[..., Any]:
+    if isinstance(model, torch.nn.Module):
+        # Not torch.no_grad() around the call: some modules finetune a field of their own by gradients as they run.
+        # Weights that want no gradient keep the pass itself as cheap.
+        for weights in model.parameters():
+            weights.requires_grad_(False)
+        return model.to(device).eval()
+    if not callable(model):
+        raise WorkError(f"create returned {type(model).__name__}: want a model that can be called")
+    placed: Callable[..., Any] = model
+    return placed
+
+
+class _Everything:
+    """What a function with **keywords takes."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _keywords(model: Any) -> "set[str] | _Everything":
+    """The keywords that a model's forward takes."""
+    if isinstance(model, torch.jit.ScriptModule):
+        forward: Any = model.forward
+        return {argument.name for argument in forward.schema.arguments}
+    return _parameters(model.forward if isinstance(model, torch.nn.Module) else model)
+
+
+def _parameters(function: Callable[..., Any]) -> "set[str] | _Everything":
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return _Everything()
+    return set(parameters)
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,72 @@
+"""Pyramids of aligner modules: finding the module of a stage.
+
+A pyramid is a folder of module folders named `<STAGE>_mip<IN_MIP>in_<SUFFIX>`. A module folder is a modelhouse
+package (`create.py` with `create(**params)`) or holds a TorchScript file `<checkpoint_name>.pt`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+from ..files import PathLike
+
+_NAME = re.compile(r"(\d+)_mip(\d+)in_(.+)")
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module folder, and what its name says: its stage, and the MIP of the images it takes."""
+
+    folder: Path
+    stage: int
+    in_mip: int
+
+
+def find_module(pyramid_path: PathLike, stage: int, src_mip: int, checkpoint_name: str) -> Module:
+    """The module of a stage; whatever is amiss is a `UsageError` that lists what is there."""
+    modules = list(_modules(Path(pyramid_path)))
+    have = ", ".join(sorted(module.folder.name for module in modules)) or "no <STAGE>_mip<IN_MIP>in_<SUFFIX> folder"
+    found = [module for module in modules if module.stage == stage]
+    if len(found) != 1:
+        count = "no module" if not found else "more than one module"
+        raise UsageError(f"{pyramid_path}: {count} of stage {stage}; there is {have}")
+    module = found[0]
+    if module.in_mip != src_mip:
+        raise UsageError(f"{module.folder}: takes images of MIP {module.in_mip}, not src_mip {src_mip}")
+    if not (create_path(module).exists() or script_path(module, checkpoint_name).exists()):
+        checkpoints = ", ".join(sorted(path.name for path in module.folder.glob("*.pt"))) or "none"
+        raise UsageError(f"{module.folder}: no create.py and no {checkpoint_name}.pt; checkpoints there: {checkpoints}")
+    return module
+
+
+def _modules(pyramid: Path) -> Iterator[Module]:
+    if not pyramid.is_dir():
+        raise UsageError(f"{pyramid}: no such folder; want a pyramid, a folder of <STAGE>_mip<IN_MIP>in_<SUFFIX>")
+    for folder in pyramid.iterdir():
+        match = _NAME.fullmatch(folder.name)
+        if match and folder.is_dir():
+            yield Module(folder, int(match[1]), int(match[2]))
+
+
+def create_path(module: Module) -> Path:
+    """Where its code is, if it is a modelhouse package."""
+    return module.folder / "create.py"
+
+
+def script_path(module: Module, checkpoint_name: str) -> Path:
+    """Where its TorchScript file is, if it has one."""
+    return module.folder / f"{checkpoint_name}.pt"
+
+
+def content_hash(module: Module) -> str:
+    """A hash of a module's files, by which shards know whether they were made by the same one."""
+    digest = hashlib.sha256()
+    for path in sorted(module.folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(str(path.relative_to(module.folder)).encode() + b"\0")
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""What is known of each box and of each pair, beside its image and its field.
+
+Everything else derives from these two classes: the datasets that store the facts, the ranges that verify_dataset
+checks, and what the tables after a run count.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+SOURCE, TARGET = 0, 1
+ROLES = ("source", "target")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a fact is stored, and the lowest and highest that it may be; it is never NaN."""
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def _stored(dtype: str, shape: tuple[int, ...] = (), low: float = -math.inf, high: float = math.inf) -> Any:
+    return field(metadata={"stored": Stored(dtype, shape, low, high)})
+
+
+def _flag() -> Any:
+    return _stored("|u1", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxFacts:
+    """What is known of a box; each fact is a dataset of its name, (N, 2, *shape), in an image file.
+
+    translation: (x, y), by which the box was shifted, MIP-0 voxels. mean, std: what its image was normalised with.
+    valid, masked, outside: fractions of its pixels that are neither black nor masked; masked; outside the volume.
+    missing_chunks: chunks that the store did not have. zero_variance: there was no variance, or no pixel, to
+    normalise with. no_vector: there was no finite vector to take the translation from.
+    """
+
+    translation: tuple[int, int] = _stored("<i8", (2,))
+    mean: float = _stored("<f4")
+    std: float = _stored("<f4", low=0)
+    valid: float = _stored("<f4", low=0, high=1)
+    masked: float = _stored("<f4", low=0, high=1)
+    outside: float = _stored("<f4", low=0, high=1)
+    missing_chunks: int = _stored("<i4", low=0)
+    zero_variance: bool = _flag()
+    no_vector: bool = _flag()
+
+    def by_name(self) -> Mapping[str, Any]:
+        """The facts by their names."""
+        return vars(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFacts:
+    """What is known of a pair's field; each fact is a dataset of its name, (N,), in a field file.
+
+    not_run: an image of the pair is all 0, so that its field is the prior. nonfinite: vectors that are not finite.
+    """
+
+    not_run: bool = _flag()
+    nonfinite: int = _stored("<i8", low=0)
+
+
+BOX_FACTS: Mapping[str, Stored] = {each.name: each.metadata["stored"] for each in fields(BoxFacts)}
+PAIR_FACTS: Mapping[str, Stored] = {each.name: each.metadata["stored"] for each in fields(PairFacts)}
+
+FIELD_FILE_FACTS = ("translation", "no_vector")  # of a box's facts those that its field shows
+
+
+def stacked(facts: Sequence[PairFacts]) -> dict[str, np.ndarray]:
+    """The datasets that hold the facts of pairs, in their order."""
+    return {name: np.array([getattr(each, name) for each in facts], how.dtype) for name, how in PAIR_FACTS.items()}

@@ -1,0 +1,184 @@
+"""Files that are not finished yet: telling what in them is intact, and taking up the work again.
+
+Work goes to `.NAME.partial.h5` beside the target, in this order: chunks and facts are written and flushed, then their
+entries in `checksum`, then those are flushed. An entry is a checksum of the stored chunk and the facts, so what a
+crash tore or a disk damaged is seen when the work resumes, and is done again. The finished file is checked, flushed to
+the disk and renamed (`writer`). `checksum` stays in it, for verify_dataset.py.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+from isal import isal_zlib
+
+from ..errors import UsageError
+from ..files import PathLike
+from ..provenance import Provenance, as_text, differences, stored_in
+from .dataset import open_dataset
+from .facts import BOX_FACTS
+from .layout import Layout
+from .probe import is_readable
+
+_WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
+_ROOM = 64 * 2**20
+
+Buffer = bytes | np.ndarray
+
+
+def partial_path(target: PathLike) -> Path:
+    """Where a file is while it is unfinished."""
+    target = Path(target)
+    return target.with_name(f".{target.name.removesuffix('.h5')}.partial.h5")
+
+
+def is_finished(target: PathLike, provenance: Provenance, overwrite: bool) -> bool:
+    """Whether a file is there that the same run finished; one that something else made or began is a `UsageError`."""
+    target = Path(target)
+    if overwrite or not target.exists():
+        _check_partial(partial_path(target), provenance)
+        return False
+    data = open_dataset(target)
+    with data.file:
+        if data.provenance != as_text(provenance):
+            raise UsageError(f"{target} is there already, of another origin: take another name, or --overwrite")
+    return True
+
+
+def created(path: Path, layout: Layout) -> h5py.File:
+    """A new file with nothing in it yet but what is known from the beginning."""
+    # The default libver: a file written with "latest" cannot be opened after its writer was killed.
+    file = h5py.File(path, "w")
+    layout.begin(file)
+    file.flush()
+    return file
+
+
+def resumed(partial: Path, layout: Layout) -> h5py.File | None:
+    """The partial file, opened to go on with what in it is intact; None if there is none, or nothing is."""
+    if not partial.exists():
+        return None
+    try:
+        if not _is_readable_with_room(partial):
+            return None
+        file = h5py.File(partial, "r+")
+        _check_provenance(partial, file, layout.provenance)
+        if not layout.has_form(file):
+            return None
+        entries = file["checksum"][:]
+        intact = intact_boxes(file)
+        good = (intact == (entries != 0)).all() and layout.is_begun_in(file) and is_sound(file, entries)
+    except (UsageError, BlockingIOError, PermissionError):  # not damaged, but in use: made anew, it would be emptied
+        raise
+    except Exception:  # whatever HDF5 and h5py say of what damage has made of it
+        return None
+    return file if good else _salvaged(partial, file, layout, entries * intact)
+
+
+def _is_readable_with_room(partial: Path) -> bool:
+    """Whether it can be opened and walked through, if need be with room at its end.
+
+    A crash amid a flush can leave a file that ends before where its header says: with room there it opens, and what is
+    not intact in it is seen.
+    """
+    if is_readable(partial):
+        return True
+    os.truncate(partial, partial.stat().st_size + _ROOM)
+    return is_readable(partial)
+
+
+def _check_partial(partial: Path, provenance: Provenance) -> None:
+    """Refuse a partial file that something else shaped; what is wrong with one otherwise shows when it is resumed."""
+    try:
+        if not partial.exists() or not is_readable(partial):
+            return
+        with h5py.File(partial, "r") as file:
+            _check_provenance(partial, file, provenance)
+    except UsageError:
+        raise
+    except Exception:
+        return
+
+
+def _check_provenance(path: Path, file: h5py.File, provenance: Provenance) -> None:
+    """Refuse a file that something else shaped, and say what."""
+    found = json.loads(stored_in(file.attrs))
+    if provenance != found:
+        file.close()
+        raise UsageError(f"{path}: begun with another {differences(provenance, found)}; give the same, or delete it")
+
+
+# Checksums
+
+
+def entry_of(stored: Buffer, skipped: int, row: bytes) -> int:
+    """What `checksum` says of a box: its stored chunk, its filter mask and its facts are those with this CRC-32."""
+    return _WRITTEN | isal_zlib.crc32(row + skipped.to_bytes(4, "little"), isal_zlib.crc32(stored))
+
+
+def row_of(facts: Mapping[str, np.ndarray], crc32: np.ndarray, sample: int, role: int) -> bytes:
+    """What is known of a box, as bytes. crc32: (N, 1) in a field file, where the target has none."""
+    known = [values[sample, role] for _, values in sorted(facts.items())]
+    return b"".join(np.asarray(value).tobytes() for value in [*known, crc32[sample, role : role + 1]])
+
+
+def intact_boxes(file: h5py.File) -> np.ndarray:
+    """(N, 2) bool: the boxes whose chunk and facts are stored as `checksum` says."""
+    entries = file["checksum"][:]
+    crc32 = file["crc32"][:]
+    facts = {name: file[name][:] for name in BOX_FACTS if name in file}
+    intact = np.zeros(entries.shape, bool)
+    for sample, role in np.argwhere(entries).tolist():
+        with suppress(OSError, RuntimeError, KeyError):
+            skipped, stored = 0, b""
+            if role < crc32.shape[1]:
+                skipped, stored = file["main"].id.read_direct_chunk((sample, role, 0, 0))
+            entry = entry_of(stored, skipped, row_of(facts, crc32, sample, role))
+            intact[sample, role] = entry == entries[sample, role]
+    return intact
+
+
+def is_sound(file: h5py.File, entries: np.ndarray) -> bool:
+    """Whether the index of chunks can be walked, and those in it read that are not in `entries` yet.
+
+    After a crash amid a flush it may hold chunks beyond where the file ends by its header: these cannot be replaced.
+    """
+    main = file["main"].id
+    places: list[tuple[int, ...]] = []
+    with suppress(OSError, RuntimeError, IndexError):
+        main.chunk_iter(lambda chunk: places.append(chunk.chunk_offset))
+        for sample, role, *rest in places:
+            if not entries[sample, role]:
+                main.read_direct_chunk((sample, role, *rest))
+        return True
+    return False
+
+
+# Taking over what is intact
+
+
+def _salvaged(partial: Path, damaged: h5py.File, layout: Layout, entries: np.ndarray) -> h5py.File:
+    """A new partial file with what is intact in a damaged one, in its place."""
+    salvage = partial.with_name(partial.name.replace(".partial.", ".salvage.partial."))
+    with created(salvage, layout) as file:
+        copy_stored(damaged, file, layout, np.arange(len(entries)), entries)
+    with suppress(OSError, RuntimeError):
+        damaged.close()
+    os.replace(salvage, partial)
+    return h5py.File(partial, "r+")
+
+
+def copy_stored(src: h5py.File, dst: h5py.File, layout: Layout, samples: np.ndarray, entries: np.ndarray) -> None:
+    """Copy `samples`, (M,), as they are stored, to a new file of as many: their boxes that have `entries`, (M, 2)."""
+    for place, role in np.argwhere(entries[:, : layout.chunk_roles]).tolist():
+        skipped, stored = src["main"].id.read_direct_chunk((samples[place], role, 0, 0))
+        dst["main"].id.write_direct_chunk((place, role, 0, 0), stored, skipped)
+    for name in (*layout.facts, "crc32"):
+        values = src[name][:][samples]
+        values[entries[:, : values.shape[1]] == 0] = 0
+        dst[name][...] = values
+    dst["checksum"][...] = entries

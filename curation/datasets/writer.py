@@ -1,0 +1,176 @@
+"""Writing a dataset file so that it is finished or not there, and a crash loses little (`partial` says how)."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import UsageError, WorkError
+from ..files import BackgroundSync, PathLike, publish
+from .chunks import Chunk
+from .layout import Layout
+from .partial import copy_stored, created, entry_of, is_sound, partial_path, resumed, row_of
+
+
+class Writer:
+    """A dataset file that is being written; `finish` puts it in its place.
+
+    A context manager: whatever ends it early, what was put until then is committed if it can be.
+    """
+
+    def __init__(self, target: PathLike, layout: Layout) -> None:
+        self.target = Path(target)
+        self.layout = layout
+        self._partial = partial_path(target)
+        with _failing(self._partial), _quiet_hdf5():
+            self._file = resumed(self._partial, layout) or created(self._partial, layout)
+            self._entries = self._file["checksum"][:]
+            self._crc32 = self._file["crc32"][:]
+            self.facts = {name: self._file[name][:] for name in layout.facts}
+            self._sync = BackgroundSync(self._partial)
+        self._touched: set[int] = set()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the file as it is, to be resumed. An error on the way here is not hidden by another one."""
+        with closing(self._sync):
+            if self._file:
+                with _quiet_hdf5() if kind else nullcontext():
+                    self._leave(suppress(WorkError) if kind else nullcontext())
+
+    def _leave(self, errors: AbstractContextManager[None]) -> None:
+        try:
+            with errors:
+                self.commit()
+        finally:
+            with suppress(OSError, RuntimeError):  # after a failed write HDF5 may not close in order either
+                self._file.close()
+
+    @property
+    def done(self) -> np.ndarray:
+        """(N, 2) bool: the samples' boxes that are put."""
+        return np.asarray(self._entries != 0)
+
+    def put(self, sample: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any] | None = None) -> None:
+        """Store what a box of a sample gives to this file: its chunk, if it has one, and what is known of it."""
+        if chunk is not None:
+            with _failing(self._partial):
+                # `main` is opened anew for each chunk: HDF5 2.0 gives the filter mask of the chunk written last as 0
+                # for as long as its dataset stays open, and what reads it then takes shuffled for unshuffled bytes.
+                self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data, chunk.skipped)
+            self._crc32[sample, role] = chunk.crc32
+        for name in self.layout.facts:
+            self.facts[name][sample, role] = facts[name] if facts else 0
+        row = row_of(self.facts, self._crc32, sample, role)
+        self._entries[sample, role] = entry_of(chunk.data, chunk.skipped, row) if chunk else entry_of(b"", 0, row)
+        self._touched.add(sample)
+
+    def commit(self) -> None:
+        """Make all that was put so far survive a crash of this process."""
+        if not self._touched:
+            return
+        rows = slice(min(self._touched), max(self._touched) + 1)
+        with _failing(self._partial):
+            for name, values in [*self.facts.items(), ("crc32", self._crc32)]:
+                self._file[name][rows] = values[rows]
+            self._file.flush()
+            self._file["checksum"][rows] = self._entries[rows]
+            self._file.flush()
+            self._sync.start()
+        self._touched.clear()
+
+    def finish(self, keep: np.ndarray | None = None) -> None:
+        """Check the whole file, and move it into its place: all samples, or those of `keep`, (N,) bool."""
+        self.commit()
+        with _failing(self._partial):
+            self._sync.wait()
+        if not self.done.all():
+            raise WorkError(f"{self._partial}: {np.sum(~self.done)} of {self.done.size} boxes are missing")
+        with _failing(self._partial):
+            stored = self._file["main"].id.get_num_chunks()
+            wanted = len(self._entries) * self.layout.chunk_roles
+            if stored != wanted:
+                raise WorkError(f"{self._partial}: holds {stored} chunks of {wanted}")
+            if keep is None or keep.all():
+                self._file.flush()
+                self._file.close()
+                self._check_reads_back()
+                publish(self._partial, self.target)
+            else:
+                self._finish_some(keep)
+
+    def _check_reads_back(self) -> None:
+        """A file whose HDF5 metadata (B-trees, heaps) was damaged can look whole until it is closed."""
+        with h5py.File(self._partial, "r") as file:
+            alike = self.layout.has_form(file) and self.layout.is_begun_in(file)
+            if not (alike and np.array_equal(file["checksum"][:], self._entries) and is_sound(file, self._entries)):
+                raise WorkError(f"{self._partial}: damaged, as it reads back; the same command makes it again")
+
+    def _finish_some(self, keep: np.ndarray) -> None:
+        """A file cannot drop samples from its middle, so those kept are copied, as they are stored, to a new one."""
+        kept = np.flatnonzero(keep)
+        layout = self.layout.of_samples(kept)
+        copy = self._partial.with_name(self._partial.name.replace(".partial.", ".kept.partial."))
+        with created(copy, layout) as file:
+            copy_stored(self._file, file, layout, kept, self._entries[kept])
+            file.create_dataset("left_out", data=np.flatnonzero(~keep))
+        self._file.close()
+        publish(copy, self.target)
+        self._partial.unlink()
+
+
+def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> None:
+    """Write a small field file, a shard, at once: `chunks` in the samples' order. It appears whole or not at all."""
+    target = Path(target)
+    # Named for this process: one left behind by a dead run may be at work on the same shard still.
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.h5")
+    try:
+        with _failing(target), _quiet_hdf5(), h5py.File(partial, "w") as file:
+            layout.create_main(file)
+            for sample, chunk in enumerate(chunks):
+                file["main"].id.write_direct_chunk((sample, 0, 0, 0), chunk.data, chunk.skipped)
+            crc32 = np.array([[chunk.crc32] for chunk in chunks], "<u4")
+            for name, values in {**layout.arrays, "crc32": crc32}.items():
+                file.create_dataset(name, data=values)
+            layout.set_attributes(file)
+        with _failing(target):
+            publish(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet_hdf5() -> Iterator[None]:
+    """After a failed write each of h5py's objects tells of it again as it goes, past all handlers: not to the user."""
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook, sys.unraisablehook = lambda *error: None, lambda error: None
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
+
+
+@contextmanager
+def _failing(path: Path) -> Iterator[None]:
+    """Name the file in what HDF5 and the file system raise."""
+    try:
+        yield
+    except (UsageError, WorkError):
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise WorkError(f"{path}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """HDF5 buries the system's reason in its own words: `... (errno = 28, error message = '...', ...`."""
+    text = str(error)
+    found = re.search(r"error message = '([^']*)'", text)
+    return found[1] if found else getattr(error, "strerror", None) or text

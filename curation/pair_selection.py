@@ -1,0 +1,135 @@
+"""Which pairs are taken: none that is excluded, none twice, and at random no more than are wanted.
+
+An exclusion file, for create_spec.py's --exclude, lists pairs that somebody looked at and does not want. It is JSON:
+{"pairs": [{"src": {"x_start": ..., "y_start": ..., "z_start": ...}, "tgt": {...}}, ...]}, or that list alone. Other
+keys, such as a reason, are for people. A spec is therefore an exclusion file of all its pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from .errors import UsageError
+from .files import PathLike
+from .spec import Pair, Start, parse_spec
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which pairs are taken.
+
+    kept: indices of the source spec's pairs. distinct: of the made pairs that are not there yet. new: those drawn.
+
+    repeated, excluded: how many made pairs repeat others; how many pairs, kept or made, are excluded.
+    """
+
+    kept: np.ndarray
+    distinct: np.ndarray
+    new: np.ndarray
+    repeated: int
+    excluded: int
+
+
+def choose(
+    excluded: np.ndarray, kept: np.ndarray, made: np.ndarray, max_pairs: int | None = None, seed: int = 0
+) -> Chosen:
+    """Choose among pairs, each (N, 2, 3): none that is excluded, none of the made ones twice.
+
+    max_pairs: of the new ones, a random subset of so many at most, the same for the same `seed`.
+    """
+    first = first_alike(np.concatenate([narrow(excluded), narrow(kept), made]))
+    begin, middle = len(excluded), len(excluded) + len(kept)
+    own = first == np.arange(len(first))
+    is_excluded = first < begin
+    distinct = np.flatnonzero(own[middle:])
+    new = distinct
+    if max_pairs is not None and len(distinct) > max_pairs:
+        drawn = np.random.default_rng(seed).choice(len(distinct), max_pairs, replace=False)
+        new = distinct[np.sort(drawn)]
+    kept_excluded = is_excluded[begin:middle]
+    made_excluded = made[is_excluded[middle:]]
+    return Chosen(
+        kept=np.flatnonzero(~kept_excluded),
+        distinct=distinct,
+        new=new,
+        repeated=len(made) - len(made_excluded) - len(distinct),
+        excluded=int(kept_excluded.sum()) + len(np.unique(made_excluded.reshape(-1, 6), axis=0)),
+    )
+
+
+def narrow(starts: np.ndarray) -> np.ndarray:
+    """Starts as 32-bit integers, if these hold their differences too."""
+    return starts.astype(np.int32) if np.abs(starts).max(initial=0) < 2**30 else starts
+
+
+def first_alike(starts: np.ndarray) -> np.ndarray:
+    """(N,): for each pair the index of the first that equals it. starts: (N, 2, 3)."""
+    if not len(starts):
+        return np.empty(0, np.intp)
+    keys = _keys(starts)
+    # Stable, so that of equal pairs the earliest comes first.
+    order = np.lexsort(keys.T)
+    ordered = keys[order]
+    begins = np.ones(len(order), bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    first = np.empty(len(order), np.intp)
+    first[order] = order[begins].repeat(np.diff(np.append(np.flatnonzero(begins), len(order))))
+    return first
+
+
+def _keys(starts: np.ndarray) -> np.ndarray:
+    """A number for each pair, equal for equal pairs, (N, 1); where 63 bits do not hold it, its own six, (N, 6)."""
+    key = np.zeros(len(starts), np.int64)
+    bits = 0
+    for column in (*starts[:, 0].T, *(starts[:, 1] - starts[:, 0]).T):
+        low = int(column.min())
+        width = (int(column.max()) - low).bit_length()
+        bits += width
+        if bits > 63:
+            return starts.reshape(-1, 6)
+        key <<= width
+        key |= column.astype(np.int64) - low
+    return key[:, None]
+
+
+# Exclusion files
+
+
+class _ExcludedPair(Struct, frozen=True):
+    src: Start
+    tgt: Start
+
+
+class _ExcludedPairs(Struct, frozen=True):
+    pairs: list[_ExcludedPair]
+
+
+def read_excluded_pairs(path: PathLike) -> np.ndarray:
+    """The pairs of an exclusion file, (N, 2, 3) int64: source and target starts in MIP-0 voxels."""
+    try:
+        content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").strip()
+        if content.startswith(b"["):
+            pairs: Sequence[_ExcludedPair | Pair] = msgspec.json.decode(content, type=list[_ExcludedPair])
+        else:
+            pairs = _pairs_of_object(content)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not a list of pairs to leave out: {error}") from None
+    starts = [[[at.x_start, at.y_start, at.z_start] for at in (pair.src, pair.tgt)] for pair in pairs]
+    return np.array(starts, np.int64).reshape(-1, 2, 3)
+
+
+def _pairs_of_object(content: bytes) -> Sequence[_ExcludedPair | Pair]:
+    try:
+        return msgspec.json.decode(content, type=_ExcludedPairs).pairs
+    except msgspec.ValidationError:
+        try:
+            return parse_spec(content).pairs  # one of an older form
+        except UsageError:
+            pass
+        raise

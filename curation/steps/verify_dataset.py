@@ -1,0 +1,107 @@
+"""Reading a finished dataset file back, chunk by chunk, and holding it against what it promises."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from isal import isal_zlib
+from tqdm import tqdm
+
+from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.facts import BOX_FACTS, PAIR_FACTS, ROLES
+from ..datasets.partial import intact_boxes
+from ..errors import UsageError
+from ..files import PathLike
+from ..provenance import sha256
+
+
+def faults(path: PathLike) -> Iterator[str]:
+    """What is wrong with a file, a line each."""
+    try:
+        data = open_dataset(path)
+    except UsageError as error:
+        yield str(error)
+        return
+    with data.file:
+        yield from (f"{path}: {fault}" for fault in _faults(data))
+
+
+def _faults(data: Dataset) -> Iterator[str]:
+    yield from _attribute_faults(data)
+    yield from _fact_faults(data)
+    yield from _chunk_faults(data)
+
+
+def _attribute_faults(data: Dataset) -> Iterator[str]:
+    spec, promised = data.attributes.get("spec"), data.attributes.get("spec_sha256")
+    if spec is not None and sha256(str(spec)) != promised:
+        yield f"spec does not have the hash that spec_sha256 says ({promised})"
+    if ".partial." in Path(data.path).name:
+        yield "unfinished: run the command that began it again"
+
+
+def _fact_faults(data: Dataset) -> Iterator[str]:
+    samples = data.main.shape[0]
+    for name, dataset in data.file.items():
+        if dataset.name != data.main.name and name != "left_out" and dataset.shape[:1] != (samples,):
+            yield f"{name} is {dataset.shape}, for {samples} samples"
+    for name, how in {**BOX_FACTS, **PAIR_FACTS}.items():
+        if name in data.file:
+            values = data.file[name][:]
+            for place in np.argwhere(~((values >= how.low) & (values <= how.high)))[:1].tolist():
+                role = f" {ROLES[place[1]]}" if name in BOX_FACTS else ""
+                yield f"{name} of pair {place[0]}{role} is {values[tuple(place)]}: want {how.low} to {how.high}"
+
+
+def _chunk_faults(data: Dataset) -> Iterator[str]:
+    main = data.main
+    roles = data.chunk_roles
+    known = data.file["crc32"][:] if "crc32" in data.file else None
+    stored = intact_boxes(data.file) if "checksum" in data.file else None
+    for sample in tqdm(range(main.shape[0]), desc=data.path.name, unit="sample"):
+        for role in range(roles):
+            where = f"pair {sample}" + (f" {ROLES[role]}" if roles == len(ROLES) else "")
+            try:
+                values = main[sample, role] if roles == len(ROLES) else main[sample]
+            except (OSError, RuntimeError) as error:
+                yield f"{where}: cannot be read: {_reason(main, error)}"
+                continue
+            if known is not None and isal_zlib.crc32(np.ascontiguousarray(values, "<f4")) != known[sample, role]:
+                yield f"{where}: its values do not have the CRC-32 that crc32 says"
+            elif stored is not None and not stored[sample, role]:
+                yield f"{where}: its facts are not those that were stored with it"
+            elif main.scaleoffset is not None and roles == 1 and values.shape[0] == 2:
+                yield from (f"{where}: {fault}" for fault in _scaleoffset_faults(values))
+
+
+def _reason(main: h5py.Dataset, error: Exception) -> str:
+    if main.scaleoffset is not None:
+        return "written through scaleoffset with NaN in it"
+    return str(error)
+
+
+def _scaleoffset_faults(field: np.ndarray) -> Iterator[str]:
+    """Signs that a field (2, X, Y) held NaN: scaleoffset stores it as the smallest value of the chunk.
+
+    So where a vector was NaN both components are the smallest there are, next to vectors that are not: a smooth field
+    that comes down to its smallest value does not jump there.
+    """
+    smallest = field.min(axis=(1, 2), keepdims=True)
+    holes = np.logical_and.reduce((field == smallest) | (field == field.min()), axis=0)
+    if holes.all() or not holes.any():
+        return
+    if _jump(field, holes) > JUMP:
+        yield f"{holes.sum()} vectors are the smallest value amid others: what scaleoffset makes of NaN"
+
+
+def _jump(field: np.ndarray, holes: np.ndarray) -> float:
+    """The median step, in pixels, from a hole to its neighbours that are none."""
+    steps = []
+    for axis in (0, 1):
+        edge = np.diff(holes.astype(np.int8), axis=axis) != 0
+        steps.append(np.abs(np.diff(field, axis=axis + 1)).max(axis=0)[edge])
+    return float(np.median(np.concatenate(steps)))
+
+
+JUMP = 1.0  # pixels: neighbouring vectors of a field that does not fold differ by less

@@ -1,0 +1,194 @@
+"""Reading all that a spec wants of one box, and checking beforehand that it can be read."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import fields, samples
+from ..boxes import Box, Window
+from ..errors import UsageError
+from ..samples import Translation
+from ..spec import Reference, Spec, field_reference, image_reference
+from .volume import ChunkKey, Volume, Volumes, check_scales, window_text
+
+
+@dataclass(frozen=True)
+class BoxData:
+    """All that is read for one box.
+
+    image, reference: (X, Y) float32. masked, reference_masked: (X, Y) bool. reference: None where images are wanted as
+    they are stored. residual: (2, X, Y) pixels, or None where the spec has no field. missing: the chunks that the
+    stores did not have. outside: the fraction of the image's window that lies outside its volume.
+    """
+
+    shift: Translation
+    residual: np.ndarray | None
+    image: np.ndarray
+    masked: np.ndarray
+    reference: np.ndarray | None
+    reference_masked: np.ndarray | None
+    missing: frozenset[ChunkKey]
+    outside: float
+
+
+class BoxReader:
+    """Reads what a spec wants of one box. normalised: whether that includes the image's reference."""
+
+    def __init__(self, spec: Spec, volumes: Volumes, normalised: bool = True) -> None:
+        self._spec = spec
+        self._normalised = normalised
+        volumes.open_layers(spec.paths())
+        self.image = volumes.open(spec.image.path, spec.image.src_mip)
+        self._image_reference = image_reference(spec)
+        self.reference = volumes.open(self._image_reference.path, self._image_reference.src_mip)
+        self.masks = [volumes.open(mask.path, mask.src_mip) for mask in spec.masks]
+        self.field: Volume | None = None
+        self.field_reference: Volume | None = None
+        if spec.field is not None:
+            self._field_reference = field_reference(spec)
+            self.field = volumes.open(spec.field.path, spec.field.src_mip)
+            self.field_reference = volumes.open(self._field_reference.path, self._field_reference.src_mip)
+
+    def volumes(self) -> list[Volume]:
+        """Every volume that is read."""
+        found = [self.image, self.reference, *self.masks, self.field, self.field_reference]
+        return [volume for volume in found if volume is not None]
+
+    def box(self, start: tuple[int, int, int]) -> Box:
+        """The sample's box, not yet shifted."""
+        return Box(*start, self._spec.x_size, self._spec.y_size, self._spec.dst_mip)
+
+    def windows(self, start: tuple[int, int, int]) -> Iterator[tuple[str, Volume, Window]]:
+        """What would be read if nothing were shifted: where in the spec, the volume, and its window."""
+        box = self.box(start)
+        if self.field is not None and self.field_reference is not None:
+            yield "field", self.field, box.window(self.field.mip)
+            at = _reference_box(self._field_reference, box)
+            yield "field.reference", self.field_reference, at.window(self.field_reference.mip)
+        yield "image", self.image, box.window(self.image.mip)
+        at = _reference_box(self._image_reference, box)
+        if self._normalised:
+            yield "image.reference", self.reference, at.window(self.reference.mip)
+        for index, mask in enumerate(self.masks):
+            yield f"masks[{index}]", mask, box.window(mask.mip)
+            if self._normalised:
+                yield f"masks[{index}] over image.reference", mask, at.window(mask.mip)
+
+    def read(self, start: tuple[int, int, int]) -> BoxData:
+        """Read one box, first the field that says where its image is."""
+        tally = _ReadTally()
+        box = self.box(start)
+        shift, residual = self._displacement(tally, box)
+        box = box.shifted(shift.x, shift.y)
+        image = tally.image(self.image, box)
+        outside = tally.outside
+        reference = reference_masked = None
+        if self._normalised:
+            at = _reference_box(self._image_reference, box)
+            reference = image if self._reference_is_own(box) else tally.image(self.reference, at)
+            reference_masked = self._masked(tally, at)
+        return BoxData(
+            shift=shift,
+            residual=residual,
+            image=image,
+            masked=self._masked(tally, box),
+            reference=reference,
+            reference_masked=reference_masked,
+            missing=frozenset(tally.missing),
+            outside=outside,
+        )
+
+    def _displacement(self, tally: "_ReadTally", box: Box) -> tuple[Translation, np.ndarray | None]:
+        if self.field is None or self.field_reference is None:
+            return Translation(0, 0, found=True), None
+        at_reference = _reference_box(self._field_reference, box)
+        shift = samples.translation(tally.vectors(self.field_reference, at_reference), self.field_reference.mip)
+        # Interpolation is linear, so the shift can be taken out first, where there are few vectors.
+        return shift, tally.vectors(self.field, box, lambda field: samples.residual(field, shift, box.mip))
+
+    def _reference_is_own(self, box: Box) -> bool:
+        own = _reference_box(self._image_reference, box) == box
+        return own and (self.reference.path, self.reference.mip) == (self.image.path, self.image.mip)
+
+    def _masked(self, tally: "_ReadTally", box: Box) -> np.ndarray:
+        """(X, Y) bool: where any mask masks a pixel of the box."""
+        masked = np.zeros(box.shape, bool)
+        for mask, volume in zip(self._spec.masks, self.masks, strict=True):
+            masked |= tally.mask(volume, box, mask.threshold)
+        return masked
+
+
+def _reference_box(reference: Reference, box: Box) -> Box:
+    return Box(box.x_start, box.y_start, box.z, reference.x_size, reference.y_size, reference.dst_mip)
+
+
+@dataclass
+class _ReadTally:
+    """Reads boxes, and keeps count of what was not there."""
+
+    missing: set[ChunkKey] = field(default_factory=set)
+    outside: float = 0.0
+
+    def image(self, volume: Volume, box: Box) -> np.ndarray:
+        """(X, Y): an image over a box."""
+        window = box.window(volume.mip)
+        values = self._read(volume, window)
+        return fields.to_level(values[0], volume.mip, box.mip, box.shape, window.crop)
+
+    def vectors(
+        self, volume: Volume, box: Box, before: Callable[[np.ndarray], np.ndarray] = lambda field: field
+    ) -> np.ndarray:
+        """(2, X, Y): a field over a box. before: done to it before it is brought to the box's level."""
+        window = box.window(volume.mip)
+        field = before(self._read(volume, window).astype(np.float32))
+        return fields.to_level(field, volume.mip, box.mip, box.shape, window.crop)
+
+    def mask(self, volume: Volume, box: Box, threshold: float) -> np.ndarray:
+        """(X, Y) bool: where a mask volume masks pixels of a box."""
+        window = box.window(volume.mip)
+        values = self._read(volume, window)
+        return samples.mask_to_level(values[0], threshold, volume.mip, box.mip, box.shape, window.crop)
+
+    def _read(self, volume: Volume, window: Window) -> np.ndarray:
+        cutout = volume.read(window)
+        self.missing.update(cutout.missing)
+        self.outside = cutout.outside
+        return cutout.values
+
+
+# Checks before anything is read
+
+
+def check_volumes(reader: BoxReader) -> None:
+    """Refuse volumes that do not hold what the spec takes them for."""
+    check_scales(reader.volumes())
+    for name, volume, channels in [
+        ("image", reader.image, 1),
+        ("image.reference", reader.reference, 1),
+        *((f"masks[{index}]", mask, 1) for index, mask in enumerate(reader.masks)),
+        ("field", reader.field, 2),
+        ("field.reference", reader.field_reference, 2),
+    ]:
+        if volume is not None and volume.channels != channels:
+            raise UsageError(f"{name}: {volume} has {volume.channels} channels: want {channels}")
+    for name, volume in [("image", reader.image), ("image.reference", reader.reference)]:
+        # float32, in which images are stored, holds whole numbers up to 2^24 only.
+        if not (volume.dtype.kind == "f" or volume.dtype.itemsize <= 2):
+            raise UsageError(f"{name}: {volume} holds {volume.dtype}: want grey values, 8 or 16 bit or float")
+    for name, volume in [("field", reader.field), ("field.reference", reader.field_reference)]:
+        if volume is not None and volume.dtype.kind != "f":
+            raise UsageError(f"{name}: {volume} holds {volume.dtype}: want float vectors in MIP-0 voxels")
+
+
+def check_boxes(reader: BoxReader, starts: np.ndarray) -> None:
+    """Refuse boxes that lie wholly outside their volume, before any shift. starts: (N, 2, 3)."""
+    unique, first = np.unique(starts.reshape(-1, 3), axis=0, return_index=True)
+    for start, place in sorted(zip(unique.tolist(), first.tolist(), strict=True), key=lambda item: item[1]):
+        for name, volume, window in reader.windows(tuple(start)):
+            if volume.overlap(window) == 0:
+                pair, role = divmod(place, 2)
+                raise UsageError(
+                    f"pairs[{pair}].{('src', 'tgt')[role]}, section {start[2]}: box wholly outside the volume of "
+                    f"{name}: {window_text(window)}; {volume.bounds_text()}"
+                )

@@ -1,0 +1,301 @@
+"""CloudVolume: opening layers, and cutting windows of one section out of them.
+
+A layer is read chunk by chunk, each in one call, into a cache of decoded chunks: a chunk is then decoded once for
+all boxes and sections that it holds, many can be under way over a slow link, and each that the store does not
+have is seen. CloudVolume itself always runs with parallel=1 (its own workers start an interpreter a cutout).
+
+A chunk that the store truly does not have is black, and is told; every other failure is retried or raised (`stores`).
+"""
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from cloudvolume import Bbox, CloudVolume
+from cloudvolume.exceptions import EmptyVolumeException, InfoError
+
+from ..boxes import Window
+from ..errors import UsageError, WorkError
+from ..stores import CONNECTIONS, install, is_from_store, reason, retrying
+
+CACHE_BYTES = 256 * 2**20
+
+install()
+
+_TripleInt = tuple[int, int, int]
+ChunkKey = tuple[str, int, _TripleInt]  # the layer's path, the MIP, the chunk's start
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A window's voxels.
+
+    values: (C, X, Y), as stored; 0 where the volume ends and where chunks are missing.
+    missing: the chunks that the store does not have. outside: fraction of the window that lies outside the volume.
+    """
+
+    values: np.ndarray
+    missing: tuple[ChunkKey, ...]
+    outside: float
+
+
+class Volume:
+    """One level of one layer, in that level's own voxels."""
+
+    def __init__(self, volumes: "Volumes", layer: CloudVolume, path: str, mip: int) -> None:
+        self._volumes = volumes
+        self._layer = layer
+        self.path = path
+        self.mip = mip
+        bounds = layer.mip_bounds(mip)
+        self.start: _TripleInt = _ints(bounds.minpt)
+        self.stop: _TripleInt = _ints(bounds.maxpt)
+        self.chunk: _TripleInt = _ints(layer.mip_chunk_size(mip))
+        self.dtype = np.dtype(layer.dtype)
+        self.channels = int(layer.num_channels)
+        self.resolution: tuple[float, ...] = tuple(float(size) for size in layer.mip_resolution(mip))
+
+    def __str__(self) -> str:
+        return f"{self.path} at MIP {self.mip}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether chunks come from this machine's disk or memory, where waiting for several at once gains nothing."""
+        return str(self._layer.meta.path.protocol) in ("file", "mem")
+
+    def bounds_text(self) -> str:
+        """The volume's bounds, for messages."""
+        spans = (f"{axis} {low}..{high}" for axis, low, high in zip("xyz", self.start, self.stop, strict=True))
+        return f"{self} spans {', '.join(spans)} in voxels of that MIP"
+
+    def overlap(self, window: Window) -> float:
+        """The fraction of the window that lies inside the volume."""
+        if not self.start[2] <= window.z < self.stop[2]:
+            return 0.0
+        (x_low, x_high), (y_low, y_high) = self._inside(window)
+        inside = max(0, x_high - x_low) * max(0, y_high - y_low)
+        return inside / math.prod(window.shape)
+
+    def chunks(self, window: Window) -> Iterator[_TripleInt]:
+        """The starts of the chunks that hold the part of the window inside the volume."""
+        spans = [*self._inside(window), (window.z, window.z + 1)]
+        grids = (
+            range(low - (low - origin) % size, high, size)
+            for (low, high), origin, size in zip(spans, self.start, self.chunk, strict=True)
+        )
+        yield from product(*grids)
+
+    def read(self, window: Window) -> Cutout:
+        """The window's voxels; `WorkError` if it is wholly outside, or a chunk cannot be read."""
+        overlap = self.overlap(window)
+        if overlap == 0:
+            raise WorkError(f"a box is wholly outside its volume: {window_text(window)}; {self.bounds_text()}")
+        values = np.zeros((self.channels, *window.shape), self.dtype)
+        missing = []
+        wanted = [(start, self._volumes.fetch(self, start)) for start in self.chunks(window)]
+        for start, fetched in wanted:
+            chunk = fetched.result()
+            if chunk is None:
+                missing.append((self.path, self.mip, start))
+            else:
+                _paste(chunk, start, values, window)
+        return Cutout(values, tuple(missing), 1 - overlap)
+
+    def download(self, start: _TripleInt) -> np.ndarray | None:
+        """The chunk at `start`, (X, Y, Z, C), or None if the store does not have it. One attempt."""
+        stop = tuple(min(low + size, end) for low, size, end in zip(start, self.chunk, self.stop, strict=True))
+        try:
+            chunk = np.asarray(self._layer.download(Bbox(start, stop), mip=self.mip))
+        except EmptyVolumeException:
+            return None
+        # n5 is big-endian (its specification says so), but CloudVolume 12.15 reads it as little-endian.
+        return chunk.byteswap() if self._layer.meta.path.format == "n5" else chunk
+
+    def _inside(self, window: Window) -> list[tuple[int, int]]:
+        return [
+            (max(low, first), min(high, last))
+            for low, high, first, last in zip(window.start, window.stop, self.start, self.stop, strict=False)
+        ]
+
+
+class NoLayerError(UsageError, EmptyVolumeException):  # type: ignore[misc]
+    """There is no layer at a path. An `EmptyVolumeException` too, so that it is not asked for again."""
+
+
+class Volumes:
+    """The layers that one process has open, with the decoded chunks they share and the threads that fetch them."""
+
+    def __init__(
+        self, cache_bytes: int = CACHE_BYTES, sleep: Callable[[float], None] = time.sleep, missing: str = "black"
+    ) -> None:
+        """missing: "black" or "fail", what reading a chunk does that the store does not have."""
+        self.retries = 0
+        self._missing = missing
+        self._layers: dict[str, CloudVolume] = {}
+        self._cache = _ChunkCache(cache_bytes)
+        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="chunk")
+        self._retrying = retrying(sleep=sleep, on_retry=self._count_retry)
+
+    def open(self, path: str, mip: int) -> Volume:
+        """A layer at one level; `UsageError` if there is no such layer or level, `WorkError` if it cannot be asked."""
+        if path not in self._layers:
+            self._layers[path] = self._open_layer(path)
+        layer = self._layers[path]
+        if mip not in layer.available_mips:
+            have = ", ".join(str(level) for level in layer.available_mips)
+            raise UsageError(f"{path} has no MIP {mip}: it has {have}")
+        return Volume(self, layer, path, mip)
+
+    def open_layers(self, paths: Iterable[str]) -> None:
+        """Open several layers at once: each takes a few requests, one after the other."""
+        wanted = list(dict.fromkeys(paths))
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            self._layers.update(zip(wanted, pool.map(self._open_layer, wanted), strict=True))
+
+    def take_retries(self) -> int:
+        """How many readings had to be tried again since this was last asked."""
+        taken, self.retries = self.retries, 0
+        return taken
+
+    def fetch(self, volume: Volume, start: _TripleInt) -> "Future[np.ndarray | None]":
+        """The decoded chunk at `start`, or None where the store does not have it, once it is there."""
+
+        def load() -> np.ndarray | None:
+            try:
+                chunk = self._retrying.copy()(volume.download, start)
+                if chunk is None and self._missing == "fail":
+                    raise FileNotFoundError("the store does not have it")
+                return chunk
+            except Exception as error:
+                raise WorkError(f"{volume}: chunk at {start}: {reason(error)}") from error
+
+        submit = _run_here if volume.is_local else self._pool.submit
+        return self._cache.get((volume.path, volume.mip, start), load, submit)
+
+    def _open_layer(self, path: str) -> CloudVolume:
+        try:
+            return self._retrying.copy()(open_layer, path)
+        except (UsageError, WorkError):
+            raise
+        except Exception as error:
+            raise WorkError(f"{path}: {reason(error)}") from error
+
+    def _count_retry(self) -> None:
+        self.retries += 1
+
+
+def open_layer(path: str) -> CloudVolume:
+    """The layer at a path; `NoLayerError` if there is none that can be read. One attempt."""
+    try:
+        layer = CloudVolume(path, bounded=False, fill_missing=False, progress=False, parallel=1, cache=False)
+    except InfoError:
+        raise NoLayerError(f"{path}: no CloudVolume layer there (no info file)") from None
+    except Exception as error:
+        if is_from_store(error):
+            raise
+        raise NoLayerError(f"{path}: not a CloudVolume layer ({type(error).__name__}: {error})") from None
+    offset = _ints(layer.mip_voxel_offset(0))
+    if layer.meta.path.format == "zarr3" and offset != offset[::-1]:
+        # CloudVolume 12.15 takes a translation, which zarr gives in the order z, y, x, for one in x, y, z.
+        raise NoLayerError(f"{path}: a zarr v3 layer with a translation, which CloudVolume misplaces")
+    return layer
+
+
+class _ChunkCache:
+    """Chunks by key, the least recently used dropped beyond a number of bytes; one asked for twice is loaded once."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._bytes = 0
+        self._chunks: OrderedDict[Any, Future[np.ndarray | None]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(
+        self,
+        key: Any,
+        load: Callable[[], np.ndarray | None],
+        submit: Callable[[Callable[[], np.ndarray | None]], "Future[np.ndarray | None]"],
+    ) -> "Future[np.ndarray | None]":
+        with self._lock:
+            found = self._chunks.get(key)
+            if found is not None:
+                self._chunks.move_to_end(key)
+                return found
+            future = self._chunks[key] = submit(load)
+        future.add_done_callback(lambda done: self._account(key, done))
+        return future
+
+    def _account(self, key: Any, done: "Future[np.ndarray | None]") -> None:
+        with self._lock:
+            if done.exception() is not None:
+                self._chunks.pop(key, None)  # the next to ask tries again
+                return
+            self._bytes += _size(done)
+            while self._bytes > self._capacity and len(self._chunks) > 1:
+                oldest = next(iter(self._chunks))
+                if not self._chunks[oldest].done():
+                    break
+                self._bytes -= _size(self._chunks.pop(oldest))
+
+
+def _size(done: "Future[np.ndarray | None]") -> int:
+    chunk = done.result()
+    return 0 if chunk is None else chunk.nbytes
+
+
+def _run_here(load: Callable[[], np.ndarray | None]) -> "Future[np.ndarray | None]":
+    future: Future[np.ndarray | None] = Future()
+    try:
+        future.set_result(load())
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _paste(chunk: np.ndarray, start: _TripleInt, values: np.ndarray, window: Window) -> None:
+    """Copy what a chunk, (X, Y, Z, C) from `start` on, holds of the window into `values`, (C, X, Y)."""
+    theirs, ours = [], []
+    for low, size, first, last in zip(start, chunk.shape, window.start, window.stop, strict=False):
+        begin, end = max(low, first), min(low + size, last)
+        theirs.append(slice(begin - low, end - low))
+        ours.append(slice(begin - first, end - first))
+    values[:, ours[0], ours[1]] = np.moveaxis(chunk[theirs[0], theirs[1], window.z - start[2]], -1, 0)
+
+
+def _ints(numbers: Any) -> _TripleInt:
+    x, y, z = (int(number) for number in numbers)
+    return x, y, z
+
+
+def window_text(window: Window) -> str:
+    """A window, for messages."""
+    (x_low, y_low), (x_high, y_high) = window.start, window.stop
+    return f"x {x_low}..{x_high}, y {y_low}..{y_high}, z {window.z}"
+
+
+def check_scales(volumes: list[Volume]) -> None:
+    """Refuse volumes whose voxels are not the same size: their starts would mean different places."""
+    bases = [(volume, *_mip0_resolution(volume)) for volume in volumes]
+    first, *expected = bases[0]
+    for volume, *found in bases:
+        if not np.allclose(found, expected, rtol=1e-3):
+            raise UsageError(
+                f"{volume} has voxels of {_nm(found)} nm at MIP 0, but {first} of {_nm(expected)} nm: "
+                "want volumes of one resolution, with x and y halved at each MIP and z never"
+            )
+
+
+def _mip0_resolution(volume: Volume) -> tuple[float, float, float]:
+    x, y, z = volume.resolution
+    return x / 2**volume.mip, y / 2**volume.mip, z
+
+
+def _nm(sizes: list[float]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)
