@@ -6,6 +6,9 @@ Conventions, said once:
 - The pull: warped[x, y] = image[x + f[1, x, y], y + f[0, x, y]], bilinear, 0 outside the image.
 - Units are pixels at the field's level, or MIP-0 voxels where it says so.
 - A vector with a component that is not finite is no vector: it pulls 0.
+
+The pull, also called backward warp, is the convention of https://github.com/seung-lab/torchfields for a tensor of
+height X and width Y.
 """
 
 import numpy as np

@@ -2,7 +2,8 @@
 
 CloudFiles takes HTTP 403 and empty answers for missing objects, and CloudVolume takes those for black; here only a
 true "not found" is one. CloudFiles also retries inside, for minutes and whatever the fault: here it asks once, and who
-calls decides. `install` puts these meanings in CloudFiles' place, for this process.
+calls decides. `install` puts these meanings in CloudFiles' place, for this process. (cloudfiles/interfaces.py 6.4,
+`HttpInterface.get_file` and its neighbours; tests/test_stores.py holds the patched places against the pinned version.)
 """
 
 import sys

@@ -3,12 +3,17 @@
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from commands import ROOT
+from packaging.requirements import Requirement
+
+from curation import __version__
+from curation.provenance import FORMAT
 
 RUNNING = ("requirements.txt",)
 TESTING = ("requirements.txt", "requirements-dev.txt")
@@ -54,6 +59,21 @@ def plain(name: str) -> str:
 
 def pinned(files: tuple[str, ...]) -> set[str]:
     return {plain(line.partition("==")[0]) for file in files for line in lines(file)}
+
+
+def test_the_package_asks_for_what_the_scripts_are_pinned_to() -> None:
+    """A trainer that installs the package gets the same packages, in ranges that hold the pinned versions."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = {plain(asked.name): asked.specifier for asked in map(Requirement, project["dependencies"])}
+    versions = dict(line.split("==") for line in lines("requirements.txt"))
+    assert set(ranges) == set(map(plain, versions))
+    assert [name for name, version in versions.items() if version not in ranges[plain(name)]] == []
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version_and_format() -> None:
+    newest = re.search(r"^## (\S+), format (\d+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest.groups() == (__version__, str(FORMAT))
 
 
 @pytest.mark.parametrize("folder", NEEDS)

@@ -1,7 +1,8 @@
 """Pyramids of aligner modules: finding the module of a stage.
 
 A pyramid is a folder of module folders named `<STAGE>_mip<IN_MIP>in_<SUFFIX>`. A module folder is a modelhouse
-package (`create.py` with `create(**params)`) or holds a TorchScript file `<checkpoint_name>.pt`.
+package (`create.py` with `create(**params)`) or holds a TorchScript file `<checkpoint_name>.pt`. These are the pyramids
+of https://github.com/seung-lab/metroem.
 """
 
 import hashlib

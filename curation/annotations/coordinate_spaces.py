@@ -1,6 +1,7 @@
 """The coordinate spaces in which Neuroglancer keeps annotations: which of their dimensions are x, y, z, and how wide.
 
-A space is JSON as in {"x": [8e-9, "m"], "y": [8e-9, "m"], "z": [4e-8, "m"]}. A transform has the space of its output,
+Spaces and transforms are those of https://github.com/google/neuroglancer: src/coordinate_transform.ts. A space is JSON
+as in {"x": [8e-9, "m"], "y": [8e-9, "m"], "z": [4e-8, "m"]}. A transform has the space of its output,
 and may have one of its input and a matrix between them. The matrix takes lengths to lengths: only its last column, the
 translation, counts in voxels of the output.
 """

@@ -1,5 +1,7 @@
 """Precomputed annotation layers, at any path that CloudFiles reads: a cloud's, a server's, or a local folder.
 
+The format is described at https://github.com/google/neuroglancer, src/datasource/precomputed/annotations.md ("info JSON
+file format", "Spatial index", "Annotation id index"), its files of many entries in sharded.md beside it.
 The layer's `info` says which dimensions the coordinates have, and what its annotations are: all of one type, each a
 record of float32 coordinates followed by properties. They are read from the spatial index, which any store can be
 asked for cell by cell, else from the index by id. CloudVolume 12.15 opens such layers too, but fails for all types

@@ -1,9 +1,11 @@
 """Tables of annotations: the CSV files that Neuroglancer's forks write, and plain ones.
 
-Read are, by their header:
-- the Seung-lab fork's export: "(x, y, z)" under `Coordinate 1`, and `Coordinate 2` for lines and boxes; its first
-  form, all of an annotation under `Coordinates`
+The header tells what a table is:
+- the Seung-lab fork's export: "(x, y, z)" under `Coordinate 1`, and `Coordinate 2` for lines and boxes
+  (https://github.com/seung-lab/neuroglancer, src/neuroglancer/ui/annotations.ts; pull requests 360 and 377)
+- that fork's first form: all of an annotation under `Coordinates` (its pull request 272)
 - the export proposed upstream: `point[0]` to `point[2]`, `pointA[0]` to `pointB[2]`, or `center[0]` to `center[2]`
+  (https://github.com/google/neuroglancer/pull/835)
 - plain tables with the columns x0, y0, z0 or x, y, z
 UTF-8 with or without BOM, any line ends, columns in any order, separated by commas, or tabs or semicolons where the
 header has no comma. No table says how wide its voxels are.

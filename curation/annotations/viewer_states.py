@@ -1,8 +1,11 @@
 """Neuroglancer's viewer states: the JSON behind its "{}" button, which a link carries after `#!`.
 
+The form is the one that https://github.com/google/neuroglancer reads and writes: src/annotation/index.ts for
+annotations, src/ui/url_hash_binding.ts for links.
+
 A state's annotations are in their layer's own coordinates. What those are is said by the first of these that is there:
-the layer source's transform, the state's dimensions, and in states of before 2019 the layer's or the navigation's
-voxel size.
+the layer source's transform, the state's dimensions, and in states of before 2019 the layer's or the navigation's voxel
+size.
 """
 
 import re

@@ -115,7 +115,8 @@ class Volume:
             chunk = np.asarray(self._layer.download(Bbox(start, stop), mip=self.mip))
         except EmptyVolumeException:
             return None
-        # n5 is big-endian (its specification says so), but CloudVolume 12.15 reads it as little-endian.
+        # n5 is big-endian (https://github.com/saalfeldlab/n5, "File-system specification"), but CloudVolume 12.15
+        # reads it as little-endian (cloudvolume/datasource/n5/image.py).
         return chunk.byteswap() if self._layer.meta.path.format == "n5" else chunk
 
     def _inside(self, window: Window) -> list[tuple[int, int]]:
