@@ -13,4 +13,4 @@ of them may import which:
     provenance cli errors files runner stores    plumbing
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

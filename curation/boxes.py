@@ -32,6 +32,13 @@ class Box:
         """The box moved by (x, y) MIP-0 voxels."""
         return replace(self, x_start=self.x_start + x, y_start=self.y_start + y)
 
+    def outside(self, start: tuple[int, int], stop: tuple[int, int], mip: int) -> float:
+        """The fraction of the box that lies outside the voxels [start, stop), (x, y) at `mip`."""
+        inside = 1
+        for own, size, low, high in zip((self.x_start, self.y_start), self.shape, start, stop, strict=True):
+            inside *= max(0, min(own + (size << self.mip), high << mip) - max(own, low << mip))
+        return 1 - inside / ((self.x_size << self.mip) * (self.y_size << self.mip))
+
     def window(self, src_mip: int) -> "Window":
         """The voxels at `src_mip` that cover the box, and where in them it lies."""
         x_first, x_last, x_crop = _cover(self.x_start, self.x_size, self.mip, src_mip)

@@ -13,7 +13,6 @@ height X and width Y.
 
 import numpy as np
 
-_LARGE = 8192.0  # beyond this, rounding float32 by way of its hundredfold is off by more than it should be
 _ROWS = 64  # rows warped at once: their temporaries fit a core's cache, which halves the time
 
 
@@ -30,6 +29,33 @@ def to_level(
     elif src_mip < dst_mip:
         array = average(array, 1 << (dst_mip - src_mip))
     return array[..., crop[0] : crop[0] + shape[0], crop[1] : crop[1] + shape[1]]
+
+
+def image_to_level(
+    image: np.ndarray, src_mip: int, dst_mip: int, shape: tuple[int, int], crop: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `to_level`, of an image (X, Y) with black pixels: the image, and where it is black, (X, Y) bool.
+
+    Black is what is exactly 0, as volumes mark what is no tissue, or no finite number, at the level that is read. It
+    takes no part in either change of level. Coarser: a pixel is the mean of those of its block that are not black, and
+    black if all are. Finer: a pixel is black where the pixel that contains it is, else interpolated over the neighbours
+    that are not black, weights renormalised. What a black pixel holds means nothing.
+    """
+    black = ~(np.isfinite(image) & (image != 0)) if image.dtype.kind == "f" else image == 0
+    if src_mip == dst_mip or not black.any():
+        resampled = to_level(image, src_mip, dst_mip, shape, crop)
+        return resampled, to_level(black, src_mip, dst_mip, shape, crop) > 0
+    used = np.asarray(~black, np.float32)
+    values = np.where(black, np.float32(0), image)
+    weights = to_level(used, src_mip, dst_mip, shape, crop)
+    black_there = weights == 0
+    if src_mip > dst_mip:
+        factor = 1 << (src_mip - dst_mip)
+        repeated = black.repeat(factor, axis=0).repeat(factor, axis=1)
+        black_there = repeated[crop[0] : crop[0] + shape[0], crop[1] : crop[1] + shape[1]]
+    resampled = to_level(values, src_mip, dst_mip, shape, crop)
+    # Where nothing is black the weights are exactly 1: sums of powers of 2.
+    return np.divide(resampled, weights, out=np.zeros_like(resampled), where=~black_there), black_there
 
 
 def upsample(array: np.ndarray, factor: int) -> np.ndarray:
@@ -150,11 +176,13 @@ def _kept(size: int, factor: int, crop: str) -> tuple[slice, int]:
 
 
 def rounded(field: np.ndarray, decimals: int | None) -> np.ndarray:
-    """The field rounded for storing; NaN and infinities stay what they are."""
+    """The field (2, X, Y) rounded for storing, by half a step at most; NaN and infinities stay what they are."""
     if decimals is None:
         return field
-    result = np.round(field, decimals)
-    if not -_LARGE < field.min(initial=0) <= field.max(initial=0) < _LARGE:  # so too if there is NaN
-        large = np.abs(field) > _LARGE
-        result[large] = np.round(field[large].astype(np.float64), decimals)
+    steps = 10.0**decimals
+    result = np.empty(field.shape, np.float32)
+    for first in range(0, field.shape[1], _ROWS):
+        rows = slice(first, first + _ROWS)
+        # In float64: float32 times 100 is off by a part of a step that grows with the value.
+        result[:, rows] = np.rint(field[:, rows] * np.float64(steps)) / steps
     return result

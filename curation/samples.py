@@ -10,6 +10,8 @@ import numpy as np
 from . import fields
 from .boxes import snap
 
+RESOLVED = 1e-6  # of the largest magnitude: what float32 resolves, less what resampling costs
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -51,35 +53,35 @@ def residual(field: np.ndarray, shift: Translation, dst_mip: int) -> np.ndarray:
     return (field - vector) / np.float32(2**dst_mip)
 
 
-def normalised(image: np.ndarray, masked: np.ndarray, reference: np.ndarray, reference_masked: np.ndarray) -> Sample:
+def normalised(image: np.ndarray, black: np.ndarray, masked: np.ndarray, reference: np.ndarray) -> Sample:
     """The image with its reference's mean and deviation taken out, and 0 where it is masked or black.
 
-    Black is exactly 0, as volumes mark what is no tissue; a pixel that is no finite number is taken for black.
+    image: (X, Y). black, masked: (X, Y) bool. reference: (P,) its pixels that are neither black nor masked.
     """
-    values = reference[_usable(reference) & ~reference_masked]
-    mean, std, flat = _statistics(values)
-    valid = _usable(image) & ~masked
+    mean, std, flat = _statistics(reference)
+    valid = ~(black | masked)
     result = np.where(valid, (image - np.float32(mean)) / np.float32(std), np.float32(0))
     return Sample(result, mean, std, float(valid.mean()), float(masked.mean()), flat)
 
 
-def as_stored(image: np.ndarray, masked: np.ndarray) -> Sample:
+def as_stored(image: np.ndarray, black: np.ndarray, masked: np.ndarray) -> Sample:
     """The image as it is in the volume, and 0 where it is masked: mean 0, deviation 1."""
     result = np.where(masked, np.float32(0), image)
-    return Sample(result, 0.0, 1.0, float((result != 0).mean()), float(masked.mean()), flat=False)
-
-
-def _usable(image: np.ndarray) -> np.ndarray:
-    return np.asarray(np.isfinite(image) & (image != 0))
+    valid = ~(black | masked)
+    return Sample(result, 0.0, 1.0, float(valid.mean()), float(masked.mean()), flat=False)
 
 
 def _statistics(values: np.ndarray) -> tuple[float, float, bool]:
-    """Mean and unbiased deviation, and whether they had to be made up."""
+    """Mean and unbiased deviation of (P,) values, and whether they had to be made up.
+
+    A deviation that float32 does not resolve at these values is none: what resampling leaves of a constant is noise.
+    """
     if not values.size:
         return 0.0, 1.0, True
     mean = np.float32(values.mean(dtype=np.float64))
     std = np.float32(values.std(ddof=1, dtype=np.float64)) if values.size > 1 else np.float32(0)
-    return (float(mean), float(std), False) if std > 0 else (float(mean), 1.0, True)
+    resolved = RESOLVED * float(np.abs(values).max())
+    return (float(mean), float(std), False) if std > resolved else (float(mean), 1.0, True)
 
 
 def mask_to_level(

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from commands import Command
 from small_jobs import (
+    NAME,
+    SHAPE,
     Refused,
     dataset_arguments,
     field_layer,
@@ -16,6 +18,7 @@ from small_jobs import (
     put_json,
     spec_of,
     stretch_arguments,
+    voxels,
 )
 from volumes_made import make_layer
 
@@ -73,7 +76,8 @@ def test_boxes_of_another_format_are_not_kept(
         patch.setattr("curation.steps.box_job.BoxFiles.put", interrupted)
         assert command("make_dataset.py", *dataset_arguments(spec, out)).code == 130
     line = refused("make_dataset.py", *dataset_arguments(spec, out))
-    assert "begun with another version of the toolkit (format 0; this one makes format 1); " in line
+    formats = f"(format {provenance.FORMAT - 1}; this one makes format {provenance.FORMAT})"
+    assert f"begun with another version of the toolkit {formats}; " in line
     assert line.endswith("give the same, or delete it")
 
 
@@ -110,3 +114,24 @@ def test_the_plan_of_a_stretch_counts_boxes(command: Command, tmp_path: Path) ->
     done = command("download_image.py", *arguments, "--dry_run")
     assert done.code == 0, done.stderr
     assert "distinct boxes   4, 4 of them partly outside a volume" in done.stdout
+
+
+def test_a_box_that_its_field_brings_into_the_image_is_cut(command: Command, tmp_path: Path) -> None:
+    """The image lies 10,240 voxels from the boxes, and the field of every pair leads there."""
+    image = image_layer(tmp_path, voxel_offset=(10240, 0, 0))
+    vectors = np.zeros((SHAPE[0] // 4, SHAPE[1] // 4, SHAPE[2], 2), np.float32) + np.float32([0, 10240])
+    spec = put_json(tmp_path / "spec.json", spec_of(image, field_layer(tmp_path, vectors)))
+    out = made_folder(tmp_path / "out")
+    done = command("make_dataset.py", *dataset_arguments(spec, out))
+    assert done.code == 0, done.stderr
+    with h5py.File(out / NAME) as file:
+        assert (file["translation"][...] == (10240, 0)).all()
+        assert (file["outside"][:] == 0).all()
+        mean, std = file["mean"][0, 0], file["std"][0, 0]
+        np.testing.assert_allclose(file["main"][0, 0] * std + mean, voxels()[:32, :16, 5], atol=1e-3)
+
+
+def test_a_box_whose_field_lies_outside_is_refused(refused: Refused, tmp_path: Path) -> None:
+    spec = spec_of(image_layer(tmp_path, voxel_offset=(10240, 0, 0)), field_layer(tmp_path), [pair(1024, 0, 5)])
+    line = refused("make_dataset.py", *dataset_arguments(put_json(tmp_path / "spec.json", spec), tmp_path))
+    assert "pairs[0].src, section 5: box wholly outside the volume of field: " in line

@@ -92,3 +92,16 @@ def test_snap_floors_also_below_zero() -> None:
 def test_snap_to_mip_0_changes_nothing() -> None:
     values = np.array([-3, 0, 5])
     np.testing.assert_array_equal(snap(values, 0), [-3, 0, 5])
+
+
+def test_outside_is_of_the_box_itself_not_of_what_must_be_read_for_it() -> None:
+    # x 52 to 68 of a volume that ends at 64; at MIP 3 its pixels are 8 wide, and 48 to 72 would be read.
+    box = Box(52, 0, 0, 16, 16, 0)
+    assert box.outside((0, 0), (8, 8), mip=3) == 0.25
+    assert box.outside((0, 0), (64, 64), mip=0) == 0.25
+
+
+def test_outside_counts_both_axes_and_below_zero() -> None:
+    assert Box(-8, -4, 0, 4, 4, 2).outside((0, 0), (100, 100), mip=0) == 1 - 8 * 12 / 16**2
+    assert Box(0, 0, 0, 4, 4, 2).outside((-5, -5), (100, 100), mip=0) == 0
+    assert Box(400, 0, 0, 4, 4, 2).outside((0, 0), (100, 100), mip=0) == 1

@@ -288,8 +288,8 @@ def test_rescale_to_the_same_level_changes_nothing(crop: str) -> None:
 
 
 def test_rounded_keeps_decimals_and_what_is_not_finite() -> None:
-    field = np.array([1.234, -1.236, 0.004, NAN, INF, -INF], np.float32)
-    expected = np.array([1.23, -1.24, 0, NAN, INF, -INF], np.float32)
+    field = np.array([1.234, -1.236, 0.004, NAN, INF, -INF], np.float32).reshape(2, 3, 1)
+    expected = np.array([1.23, -1.24, 0, NAN, INF, -INF], np.float32).reshape(2, 3, 1)
     np.testing.assert_array_equal(fields.rounded(field, 2), expected, strict=True)
 
 
@@ -298,6 +298,66 @@ def test_rounded_to_no_decimals_asked_for_is_the_field() -> None:
     np.testing.assert_array_equal(fields.rounded(field, None), field, strict=True)
 
 
-def test_rounded_by_at_most_half_of_the_last_decimal() -> None:
-    field = random(2, 300, 300, scale=20)
-    assert np.abs(fields.rounded(field, 2) - field).max() < 0.00501  # 0.005, and what float32 cannot say
+@pytest.mark.parametrize("scale", [20, 300, 5000])
+def test_rounded_by_at_most_half_of_the_last_decimal(scale: float) -> None:
+    field = random(2, 300, 300, scale=scale)
+    stored = fields.rounded(field, 2).astype(np.float64)
+    assert (np.abs(stored - field) <= 0.005 + np.spacing(np.abs(field)) / 2).all()
+
+
+# Images with black pixels
+
+
+def brought(image: np.ndarray, src_mip: int, dst_mip: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image wholly brought to another level, and where it is black."""
+    shape = tuple(int(size * 2.0 ** (src_mip - dst_mip)) for size in image.shape)
+    return fields.image_to_level(image, src_mip, dst_mip, (shape[0], shape[1]), (0, 0))
+
+
+def test_a_coarser_pixel_is_the_mean_of_what_is_not_black() -> None:
+    image = np.array([[0, 0, 4, 8], [0, 6, 0, 0], [0, 0, 5, -5], [0, 0, -5, 5]], np.float32)
+    coarser, black = brought(image, 0, 1)
+    np.testing.assert_array_equal(black, [[False, False], [True, False]])
+    np.testing.assert_array_equal(coarser[~black], [6, 6, 0])  # the last is no black: its values cancel
+
+
+def test_a_finer_pixel_is_black_where_the_pixel_that_contains_it_is() -> None:
+    image = np.array([[0, 8, 8, 4]], np.float32)
+    finer, black = brought(image, 1, 0)
+    np.testing.assert_array_equal(black, np.repeat(image == 0, 2, axis=1).repeat(2, axis=0))
+    # Beside the black pixel there is no rim; between 8 and 4 the weights are 3/4 and 1/4.
+    np.testing.assert_array_equal(finer[:, 2:], [[8, 8, 8, 7, 5, 4]] * 2)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_pixel_that_is_no_finite_number_is_black(value: float) -> None:
+    image = np.array([[value, 8, 8, 4]], np.float32)
+    for level in (0, 1):
+        finer, black = brought(image, 1, level)
+        expected, expected_black = brought(np.nan_to_num(image, nan=0, posinf=0, neginf=0), 1, level)
+        np.testing.assert_array_equal(black, expected_black)
+        np.testing.assert_array_equal(finer[~black], expected[~black])
+
+
+@pytest.mark.parametrize(("src_mip", "dst_mip"), [(2, 0), (0, 2)])
+def test_far_from_black_nothing_differs(src_mip: int, dst_mip: int) -> None:
+    image = np.abs(random(64, 64, scale=30)) + 1
+    spotted = image.copy()
+    spotted[:8, :8] = 0
+    plain, _ = brought(image, src_mip, dst_mip)
+    around, black = brought(spotted, src_mip, dst_mip)
+    far = np.ones(black.shape, bool)
+    reach = int(12 * 2.0 ** (src_mip - dst_mip))
+    far[:reach, :reach] = False
+    np.testing.assert_array_equal(around[far], plain[far])
+    assert black.any()
+
+
+def test_a_fold_has_no_halo() -> None:
+    """Brought finer or coarser, a constant image with a black fold is the constant, or black."""
+    image = np.full((32, 32), 200, np.uint8)
+    image[9:14] = 0
+    for src_mip, dst_mip in ((2, 0), (0, 1), (0, 3)):
+        changed, black = brought(image, src_mip, dst_mip)
+        np.testing.assert_allclose(changed[~black], 200, rtol=1e-6)
+        assert black.any() == ((src_mip, dst_mip) != (0, 3))  # a block of 8 rows is never wholly in the fold

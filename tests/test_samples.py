@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from curation.fields import image_to_level
 from curation.samples import Sample, Translation, mask_to_level, normalised, residual, translation
 
 NAN, INF = np.nan, np.inf
@@ -24,7 +25,13 @@ def unmasked(image: np.ndarray) -> np.ndarray:
 def by_itself(image: np.ndarray, masked: np.ndarray | None = None) -> Sample:
     """Normalised with itself for a reference."""
     masked = unmasked(image) if masked is None else masked
-    return normalised(image, masked, image, masked)
+    return by_another(image, masked, image, masked)
+
+
+def by_another(image: np.ndarray, masked: np.ndarray, reference: np.ndarray, reference_masked: np.ndarray) -> Sample:
+    """Normalised with a reference, both read at the level at which they are wanted."""
+    black, reference_black = (image_to_level(each, 0, 0, each.shape, (0, 0))[1] for each in (image, reference))
+    return normalised(image, black, masked, reference[~(reference_black | reference_masked)])
 
 
 # Translation
@@ -111,14 +118,14 @@ def test_pixels_that_are_no_number_become_0_and_are_left_out(bad: float) -> None
 
 def test_statistics_are_the_reference_not_the_image() -> None:
     image, reference = image_of([13, 9]), image_of([1, 3, 5])
-    done = normalised(image, unmasked(image), reference, unmasked(reference))
+    done = by_another(image, unmasked(image), reference, unmasked(reference))
     np.testing.assert_array_equal(done.image, image_of([5, 3]))  # (13 - 3) / 2, (9 - 3) / 2
     assert (done.mean, done.std) == (3, 2)
 
 
 def test_each_mask_counts_for_its_own_image() -> None:
     image, reference = image_of([13, 9]), image_of([1, 3, 5, 99])
-    done = normalised(image, image == 9, reference, reference == 99)
+    done = by_another(image, image == 9, reference, reference == 99)
     np.testing.assert_array_equal(done.image, image_of([5, 0]))
     assert (done.mean, done.std) == (3, 2)
 
@@ -129,22 +136,36 @@ def test_negative_values_are_not_black() -> None:
 
 def test_no_variance_takes_out_the_mean_alone() -> None:
     image, reference = image_of([7, 9, 0]), image_of([7, 7, 7])
-    done = normalised(image, unmasked(image), reference, unmasked(reference))
+    done = by_another(image, unmasked(image), reference, unmasked(reference))
     np.testing.assert_array_equal(done.image, image_of([0, 2, 0]))
     assert (done.mean, done.std, done.flat) == (7, 1, True)
+
+
+@pytest.mark.parametrize("value", [0.1, 255.3, 60000])
+def test_what_resampling_leaves_of_a_constant_is_no_variance(value: float) -> None:
+    reference, black = image_to_level(np.full((8, 8), value, np.float32), 3, 0, (64, 64), (0, 0))
+    assert reference.std() < 1e-6 * value
+    done = normalised(reference, black, unmasked(reference), reference[~black])
+    assert (done.std, done.flat) == (1, True)
+    assert np.abs(done.image).max() < 1e-6 * value
+
+
+def test_a_deviation_that_float32_resolves_is_one() -> None:
+    reference = np.where(np.arange(64).reshape(8, 8) % 2, np.float32(1), np.float32(1.00001))
+    assert not by_itself(reference).flat
 
 
 @pytest.mark.filterwarnings("error")  # numpy warns of the deviation of one number
 def test_single_pixel_has_no_variance() -> None:
     image, reference = image_of([7, 9]), image_of([7, 0])
-    done = normalised(image, unmasked(image), reference, unmasked(reference))
+    done = by_another(image, unmasked(image), reference, unmasked(reference))
     np.testing.assert_array_equal(done.image, image_of([0, 2]))
     assert (done.mean, done.std, done.flat) == (7, 1, True)
 
 
 def test_no_pixel_at_all_leaves_the_image_as_it_is() -> None:
     image, reference = image_of([7, 9]), image_of([0, NAN])
-    done = normalised(image, unmasked(image), reference, unmasked(reference))
+    done = by_another(image, unmasked(image), reference, unmasked(reference))
     np.testing.assert_array_equal(done.image, image_of([7, 9]))
     assert (done.mean, done.std, done.flat) == (0, 1, True)
 
@@ -164,7 +185,7 @@ def test_wholly_masked_image_is_0() -> None:
 def test_fractions_are_of_the_image_pixels() -> None:
     image = image_of([0, 0, 2, 3], [4, 5, 6, 7])
     masked = np.array([[1, 0, 0, 0], [1, 0, 0, 0]], bool)
-    done = normalised(image, masked, image, unmasked(image))
+    done = by_another(image, masked, image, unmasked(image))
     assert done.valid == 5 / 8  # all but two black ones, and one more that is masked
     assert done.masked == 2 / 8
 

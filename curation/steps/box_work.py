@@ -84,9 +84,9 @@ class BoxWork:
 
 
 def _sample(data: "BoxData") -> Sample:
-    if data.reference is None or data.reference_masked is None:
-        return samples.as_stored(data.image, data.masked)
-    return samples.normalised(data.image, data.masked, data.reference, data.reference_masked)
+    if data.reference is None:
+        return samples.as_stored(data.image, data.black, data.masked)
+    return samples.normalised(data.image, data.black, data.masked, data.reference)
 
 
 def _warped(sample: Sample, data: "BoxData") -> np.ndarray:

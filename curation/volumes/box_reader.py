@@ -17,17 +17,18 @@ from .volume import ChunkKey, Volume, Volumes, check_scales, window_text
 class BoxData:
     """All that is read for one box.
 
-    image, reference: (X, Y) float32. masked, reference_masked: (X, Y) bool. reference: None where images are wanted as
-    they are stored. residual: (2, X, Y) pixels, or None where the spec has no field. missing: the chunks that the
-    stores did not have. outside: the fraction of the image's window that lies outside its volume.
+    residual: (2, X, Y) pixels, or None where the spec has no field. image: (X, Y) float32. black, masked: (X, Y) bool.
+    reference: (P,), the reference's pixels that are neither black nor masked; None where images are wanted as they are
+    stored. missing: the chunks that the stores did not have. outside: the fraction of the box that lies outside the
+    image's volume.
     """
 
     shift: Translation
     residual: np.ndarray | None
     image: np.ndarray
+    black: np.ndarray
     masked: np.ndarray
     reference: np.ndarray | None
-    reference_masked: np.ndarray | None
     missing: frozenset[ChunkKey]
     outside: float
 
@@ -81,22 +82,26 @@ class BoxReader:
         box = self.box(start)
         shift, residual = self._displacement(tally, box)
         box = box.shifted(shift.x, shift.y)
-        image = tally.image(self.image, box)
-        outside = tally.outside
-        reference = reference_masked = None
+        image, black = tally.image(self.image, box)
+        masked = self._masked(tally, box)
+        reference = None
         if self._normalised:
-            at = _reference_box(self._image_reference, box)
-            reference = image if self._reference_is_own(box) else tally.image(self.reference, at)
-            reference_masked = self._masked(tally, at)
+            if self._reference_is_own(box):
+                reference = image[~(black | masked)]
+            else:
+                at = _reference_box(self._image_reference, box)
+                values, reference_black = tally.image(self.reference, at)
+                reference = values[~(reference_black | self._masked(tally, at))]
+        bounds = self.image.start[:2], self.image.stop[:2]
         return BoxData(
             shift=shift,
             residual=residual,
             image=image,
-            masked=self._masked(tally, box),
+            black=black,
+            masked=masked,
             reference=reference,
-            reference_masked=reference_masked,
             missing=frozenset(tally.missing),
-            outside=outside,
+            outside=box.outside(*bounds, self.image.mip),
         )
 
     def _displacement(self, tally: "_ReadTally", box: Box) -> tuple[Translation, np.ndarray | None]:
@@ -128,13 +133,12 @@ class _ReadTally:
     """Reads boxes, and keeps count of what was not there."""
 
     missing: set[ChunkKey] = field(default_factory=set)
-    outside: float = 0.0
 
-    def image(self, volume: Volume, box: Box) -> np.ndarray:
-        """(X, Y): an image over a box."""
+    def image(self, volume: Volume, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """(X, Y), and (X, Y) bool: an image over a box, and where it is black."""
         window = box.window(volume.mip)
         values = self._read(volume, window)
-        return fields.to_level(values[0], volume.mip, box.mip, box.shape, window.crop)
+        return fields.image_to_level(values[0], volume.mip, box.mip, box.shape, window.crop)
 
     def vectors(
         self, volume: Volume, box: Box, before: Callable[[np.ndarray], np.ndarray] = lambda field: field
@@ -153,7 +157,6 @@ class _ReadTally:
     def _read(self, volume: Volume, window: Window) -> np.ndarray:
         cutout = volume.read(window)
         self.missing.update(cutout.missing)
-        self.outside = cutout.outside
         return cutout.values
 
 
@@ -182,11 +185,15 @@ def check_volumes(reader: BoxReader) -> None:
 
 
 def check_boxes(reader: BoxReader, starts: np.ndarray) -> None:
-    """Refuse boxes that lie wholly outside their volume, before any shift. starts: (N, 2, 3)."""
+    """Refuse boxes that lie wholly outside their volume. starts: (N, 2, 3).
+
+    With a field, only where that is read is known: it tells where the image is.
+    """
     unique, first = np.unique(starts.reshape(-1, 3), axis=0, return_index=True)
     for start, place in sorted(zip(unique.tolist(), first.tolist(), strict=True), key=lambda item: item[1]):
         for name, volume, window in reader.windows(tuple(start)):
-            if volume.overlap(window) == 0:
+            is_known = reader.field is None or name.startswith("field")
+            if is_known and volume.overlap(window) == 0:
                 pair, role = divmod(place, 2)
                 raise UsageError(
                     f"pairs[{pair}].{('src', 'tgt')[role]}, section {start[2]}: box wholly outside the volume of "
