@@ -8,8 +8,7 @@ RUN := $(VENV)/bin
 .PHONY: demo test lint torture bench clean
 
 demo: $(VENV)/.ready
-	rm -rf demo
-	PATH="$(CURDIR)/$(RUN):$$PATH" python examples/run_readme.py README.md
+	$(RUN)/python examples/run_page.py README.md --folder demo
 
 test: lint
 	$(RUN)/python -m pytest
@@ -34,4 +33,4 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo walk

@@ -1,0 +1,47 @@
+"""Run the commands of a page's ```sh blocks in one shell, in order, as somebody does who pastes them.
+
+    python examples/run_page.py README.md --folder demo
+
+The commands of the README write to the folder `walk`. With --folder they write to that folder instead: `make demo`
+leaves its results in `demo`, and does not get in the way of somebody who pastes the same commands afterwards.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WALK = re.compile(r"\bwalk\b")
+
+
+def commands(page: str, folder: str = "walk") -> list[str]:
+    """The lines of all ```sh blocks, writing to `folder`."""
+    return [WALK.sub(folder, line) for block in BLOCK.findall(page) for line in block.splitlines() if line]
+
+
+def as_script(lines: list[str]) -> str:
+    """A script for one shell that shows each command before it runs it, and stops at the first that fails."""
+    return "set -e\n" + "".join(f"printf '$ %s\\n' {shlex.quote(line)}\n{line}\n" for line in lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--folder", default="walk", help="the folder to write to, instead of walk")
+    args = parser.parse_args()
+    started = time.monotonic()
+    script = as_script(commands(args.page.read_text(encoding="utf-8"), args.folder))
+    done = subprocess.run(["bash", "-c", script])
+    if done.returncode:
+        print(f"failed with exit code {done.returncode}", file=sys.stderr)
+        return 1
+    print(f"done in {time.monotonic() - started:.0f} s; the results are in {args.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
