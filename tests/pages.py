@@ -46,7 +46,7 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     text = text_of(page)
     found = list(_BLOCK.finditer(text))
     made = []
-    for match, after in zip(found, [*found[1:], None], strict=True):
+    for match, after in zip(found, [*found[1:], None], strict=False):
         follows = after is not None and after[1] == "text" and after.start() == match.end()
         where = f"{page.name}, line {text.count(chr(10), 0, match.start()) + 1}"
         made.append(Block(match[1], match[2], where, after[2] if follows and after is not None else None))
