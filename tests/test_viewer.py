@@ -97,6 +97,17 @@ def test_state_that_neuroglancer_made(saved: Path) -> None:
     assert annotations.origin == str(saved)
 
 
+def test_types_are_read_in_any_case_as_the_viewer_reads_them(saved: Path) -> None:
+    made = made_by_neuroglancer().to_json()
+    (*_, pairs) = made["layers"]
+    for annotation in pairs["annotations"]:
+        annotation["type"] = annotation["type"].upper()
+    assert_made_by_neuroglancer(read(saved, made))
+    picture = {"type": "AXIS_ALIGNED_BOUNDING_BOX", "id": PICTURE + "0", "pointA": [0, 0, 0], "pointB": [9, 9, 9]}
+    strip = {"type": "Line_Strip", "id": "s"}
+    assert read(saved, state(layer(picture, strip, point(1, 2, 3)))).shapes.tolist() == [Shape.POINT]
+
+
 def test_link_that_neuroglancer_made() -> None:
     annotations = read_link(neuroglancer.to_url(made_by_neuroglancer()))
     assert_made_by_neuroglancer(annotations)

@@ -195,9 +195,15 @@ def _entries(layer: _Json) -> list[Any]:
 def _is_picture(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
-        and entry.get("type") == "axis_aligned_bounding_box"
+        and _kind(entry) == "axis_aligned_bounding_box"
         and str(entry.get("id", "")).startswith(PICTURE)
     )
+
+
+def _kind(entry: _Json) -> Any:
+    """An annotation's type, which may be in upper or lower case."""
+    kind = entry.get("type")
+    return kind.lower() if _is_text(kind) else kind
 
 
 # From a layer to annotations
@@ -263,7 +269,7 @@ def _placed(entry: Any, rank: int, parents: Set[str]) -> tuple[Shape, list[float
     """An annotation's shape and ends; None for what is none of its own: a picture, or a collection of others."""
     if not isinstance(entry, dict):
         raise ValueError("want an object")
-    kind = entry.get("type")
+    kind = _kind(entry)
     if kind in _COLLECTIONS or _is_picture(entry):
         return None
     if kind == "polyline":
