@@ -137,6 +137,37 @@ def test_known_units_in_an_unknown_volume_are_refused_with_what_to_do(
     assert written(tmp_path) == set()
 
 
+FORK = "Coordinate 1,Coordinate 2,Ellipsoid Dimensions,Tags,Description,Segment IDs,Parent ID,Type,ID\n"
+
+
+def box(first: Sequence[float], second: Sequence[float]) -> Json:
+    return {"type": "axis_aligned_bounding_box", "pointA": list(first), "pointB": list(second)}
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        FORK + '"(40, 24, 2)","(88, 32, 4)",,,,,,AABB,\n',
+        state(box((40.5, 24.5, 2.5), (88.5, 32.5, 4.5))),  # floored by the export: what the table holds
+        state(box((40, 24, 2), (88, 32, 5))),  # the edges of its voxels and sections
+    ],
+    ids=["table", "state that it was exported from", "state by edges"],
+)
+def test_a_box_is_tiled_alike_in_a_table_and_in_a_state(annotation: str, append: Append, sources: Sources) -> None:
+    more = {"volume_resolution": (8.0, 8.0, 40.0)} if annotation.startswith("{") else {}
+    append(annotation, **more)
+    assert sources() == [[32, 16, z] for z in (2, 3, 4)]  # 40, 24 snapped down
+
+
+def test_a_box_of_a_table_begins_where_a_point_does(append: Append, sources: Sources) -> None:
+    # 16 nm in 0.5 nm: half a unit would be 16 voxels
+    units: Json = {"volume_resolution": (0.5, 0.5, 40.0), "points_resolution": (16.0, 16.0, 40.0)}
+    append(FORK + '"(3, 5, 2)",,,,,,,Point,\n', **units)
+    assert sources() == [[96, 160, 2]]
+    append(FORK + '"(4, 6, 2)","(3, 5, 2)",,,,,,AABB,\n', **units, overwrite=True)
+    assert sources() == [[96, 160, 2], [96, 176, 2]]  # 32 x 32 voxels hold two boxes of 32 x 16
+
+
 # Outside the volume
 
 
