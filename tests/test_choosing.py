@@ -137,6 +137,24 @@ def test_known_units_in_an_unknown_volume_are_refused_with_what_to_do(
     assert written(tmp_path) == set()
 
 
+def test_points_that_a_matrix_brings_to_whole_voxels_begin_there(append: Append, sources: Sources) -> None:
+    transform = {
+        "inputDimensions": {"0": [26.4e-9, "m"], "1": [26.4e-9, "m"], "2": [4e-8, "m"]},
+        "outputDimensions": {"x": [8.8e-9, "m"], "y": [8.8e-9, "m"], "z": [4e-8, "m"]},
+        "matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]],
+    }
+    source = {"url": "local://annotations", "transform": transform}
+    counts = range(-200, 200)
+    append(state(*(point(16 * count, 0, 5) for count in counts), source=source), volume_resolution=(8.8, 8.8, 40.0))
+    assert sources() == [[48 * count, 0, 6] for count in counts]
+
+
+def test_points_in_units_of_several_digits_are_floored(append: Append, sources: Sources) -> None:
+    units = {"points_resolution": (25.0, 25.0, 40.0), "volume_resolution": (3.5371, 3.5371, 40.0)}
+    append("x,y,z\n35371,35370.9999,5\n", **units)
+    assert sources() == [[250_000, 249_984, 5]]  # 249999.9993 snapped down
+
+
 FORK = "Coordinate 1,Coordinate 2,Ellipsoid Dimensions,Tags,Description,Segment IDs,Parent ID,Type,ID\n"
 
 

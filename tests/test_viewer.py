@@ -298,6 +298,19 @@ def test_matrix_takes_lengths_to_lengths_and_moves_by_voxels_of_the_output(saved
     assert annotations.resolution == (4, 8, 20)
 
 
+def test_lengths_that_a_matrix_takes_to_whole_voxels_make_them(saved: Path) -> None:
+    moved = source(
+        inputDimensions={"0": [26.4e-9, "m"], "1": [8.8e-9, "m"], "2": [4e-8, "m"]},
+        outputDimensions={"x": [8.8e-9, "m"], "y": [26.4e-9, "m"], "z": [4e-8, "m"]},
+        matrix=[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]],
+    )
+    places = [point(100 * count, 3 * count, 5) for count in range(-999, 1000)]
+    annotations = read(saved, state(layer(*places, source=moved)))
+    expected = [[300 * count, count, 6] for count in range(-999, 1000)]
+    np.testing.assert_array_equal(np.floor(annotations.ends[:, 0]), expected)
+    np.testing.assert_array_equal(np.floor(annotations.in_voxels((4.4, 8.8, 40.0))[:, 1]) // (2, 3, 1), expected)
+
+
 @pytest.mark.parametrize(
     ("dimensions", "fault"),
     [

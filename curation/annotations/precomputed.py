@@ -123,7 +123,7 @@ def read_annotation_layer(path: str) -> Annotations:
             ends = ends[:, [0, 0]]  # an ellipsoid's radii follow its centre
         notes = {index: Note(id=str(id)) for index, id in enumerate(ids.tolist())}
         shapes = np.full(len(ids), shape, np.uint8)
-        return gathered(path, shapes, space.to_xyz(ends), space.resolution, notes, lambda index: f"id {ids[index]}")
+        return gathered(path, shapes, ends, space, notes, lambda index: f"id {ids[index]}")
     except ValueError as error:
         raise UsageError(f"{shown(path)}: {error}") from None
 

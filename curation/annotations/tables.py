@@ -27,6 +27,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..spec import FARTHEST, Note
+from .coordinate_spaces import plain_space
 from .model import SHAPES, Annotations, Shape, gathered, shown
 
 Triple = tuple[float, float, float]
@@ -62,7 +63,8 @@ def read_table(path: str) -> Annotations:
     if not shapes:
         raise UsageError(f"{path}: no points below the header")
     ends = np.frombuffer(numbers).reshape(-1, 2, 3)
-    return gathered(path, np.frombuffer(shapes, np.uint8), ends, None, notes, lambda index: f"annotation {index}")
+    kinds = np.frombuffer(shapes, np.uint8)
+    return gathered(path, kinds, ends, plain_space(None), notes, lambda index: f"annotation {index}")
 
 
 def _rows(file: TextIO) -> Iterator[tuple[Placed, Note | None]]:

@@ -260,9 +260,9 @@ def _annotations(origin: str, layer: _Json, space: Space) -> Annotations:
         numbers.extend(second)
     if not indices:
         raise ValueError("no annotations but collections without members")
-    ends = space.to_xyz(np.frombuffer(numbers).reshape(-1, 2, space.rank))
+    ends = np.frombuffer(numbers).reshape(-1, 2, space.rank)
     kinds = np.frombuffer(shapes, np.uint8)
-    return gathered(origin, kinds, ends, space.resolution, notes, lambda place: f"annotations[{indices[place]}]")
+    return gathered(origin, kinds, ends, space, notes, lambda place: f"annotations[{indices[place]}]")
 
 
 def _placed(entry: Any, rank: int, parents: Set[str]) -> tuple[Shape, list[float], list[float]] | None:

@@ -1,12 +1,12 @@
 """From annotations to pairs of boxes, appended to a spec."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..annotations.coordinate_spaces import Resolution, in_voxels
+from ..annotations.coordinate_spaces import Resolution
 from ..annotations.model import Annotations
 from ..annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from ..annotations.read import read_annotations
@@ -147,7 +147,9 @@ class _Placing:
     def __init__(self, spec: Spec, annotations: Annotations, options: CreateSpecOptions) -> None:
         self._path = spec.image.path
         self._annotations = annotations
-        self._units = options.points_resolution or annotations.resolution
+        if options.points_resolution is not None:
+            space = replace(annotations.space, resolution=options.points_resolution)
+            self._annotations = replace(annotations, space=space)
         self._given = options.volume_resolution
         self._extent: Extent | None = None
         self._why = ""
@@ -165,9 +167,9 @@ class _Placing:
 
     def ends(self) -> np.ndarray:
         """(P, 2, 3) MIP-0 voxels, not floored yet. Where no unit is known, coordinates are taken for voxels."""
-        if self._units is None:
+        if self._annotations.resolution is None:
             return self._annotations.ends
-        return in_voxels(self._annotations.ends, self._units, self.volume_resolution())
+        return self._annotations.in_voxels(self.volume_resolution())
 
     def outside(self, ends: np.ndarray) -> str:
         """What to say of annotations that do not begin in the image volume; nothing if all do."""
@@ -189,7 +191,7 @@ class _Placing:
         for power in (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5):
             factor = 2.0**power
             if self._extent.holds(np.floor(places * (factor, factor, 1))).all():
-                x, y, z = self._units or self.volume_resolution()
+                x, y, z = self._annotations.resolution or self.volume_resolution()
                 meant = f"--points_resolution {x * factor:.12g} {y * factor:.12g} {z:.12g}"
                 return f". With x and y times {factor:g} all would lie in it: if that is meant, {meant}"
         return ""
