@@ -101,12 +101,31 @@ def test_points_of_finer_units_are_floored(append: Append, sources: Sources, tmp
     assert sources() == [[0, 16, 3], [16, 16, 3]]
 
 
-@pytest.mark.parametrize("points", ["x,y,z\n16,8,3\n", state(point(16.5, 8.5, 3.5), dimensions=FINE)])
-def test_units_that_are_said_go_before_those_that_are_read(
-    points: str, append: Append, sources: Sources, tmp_path: Path
-) -> None:
-    append(points, image_layer(tmp_path), points_resolution=(8.0, 16.0, 40.0))
+def test_units_are_said_of_points_that_do_not_say_theirs(append: Append, sources: Sources, tmp_path: Path) -> None:
+    append("x,y,z\n16,8,3\n", image_layer(tmp_path), points_resolution=(8.0, 16.0, 40.0))
     assert sources() == [[32, 32, 3]]  # 16 * 8 / 4; 8 * 16 / 4
+
+
+@pytest.mark.parametrize("image", [NOWHERE, "there"])
+def test_units_other_than_those_that_the_points_say_are_refused(image: str, append: Append, tmp_path: Path) -> None:
+    path = NOWHERE if image == NOWHERE else image_layer(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        append(state(point(16, 8, 3)), path, points_resolution=(8.0, 4.0, 40.0), volume_resolution=(4.0, 4.0, 40.0))
+    assert str(caught.value) == (
+        f"{tmp_path}/points: its units are 8 x 8 x 40 nm, not 8 x 4 x 40 nm as --points_resolution says: leave it out"
+    )
+    assert written(tmp_path) == set()
+
+
+def test_units_that_are_said_twice_alike_are_taken(append: Append, sources: Sources, tmp_path: Path) -> None:
+    append(state(point(16, 8, 3)), image_layer(tmp_path), points_resolution=(8.0, 8.0, 40.0))
+    assert sources() == [[32, 16, 3]]
+
+
+def test_units_are_said_of_a_state_from_before_they_were_kept(append: Append, sources: Sources, tmp_path: Path) -> None:
+    old = json.dumps({"layers": [{"type": "annotation", "name": "old", "points": [[16, 8, 3]]}]})
+    append(old, image_layer(tmp_path), points_resolution=(8.0, 8.0, 40.0))
+    assert sources() == [[32, 16, 3]]
 
 
 def test_a_table_without_units_is_of_voxels(append: Append, sources: Sources, tmp_path: Path) -> None:
@@ -206,57 +225,65 @@ def test_points_before_a_volumes_offset_are_told_of(append: Append, tmp_path: Pa
     assert made.new_pairs == 3  # they are taken all the same: boxes may reach into the volume
 
 
-def suggested(made: CreatedSpec) -> tuple[float, ...]:
-    """What the summary says --points_resolution should be."""
-    return tuple(map(float, str(made).partition("--points_resolution ")[2].split()))
+def suggested(made: CreatedSpec) -> dict[str, tuple[float, ...]]:
+    """The option that the summary names, and what it should be."""
+    name, *sizes = str(made).partition(": if that is meant, --")[2].split()
+    return {name: tuple(map(float, sizes))}
 
 
 @pytest.mark.parametrize(
-    ("volume", "points", "factor", "resolution", "inside"),
+    ("volume", "points", "factor", "option", "inside"),
     [
-        ((8, 8, 40), "x,y,z\n240,16,3\n64,32,3\n", 0.5, (4, 4, 40), [[112, 0, 3], [32, 16, 3]]),  # 120, 8; 32, 16
-        ((8, 8, 40), "x,y,z\n2016,16,3\n", 0.0625, (0.5, 0.5, 40), [[112, 0, 3]]),  # 126, 1
-        ((8, 8, 40), state(point(240, 16, 3.5)), 0.25, (2, 2, 40), [[112, 0, 3]]),  # 480, 32; then 120, 8
+        (
+            (8, 8, 40),
+            "x,y,z\n240,16,3\n64,32,3\n",
+            0.5,
+            {"points_resolution": (4, 4, 40)},
+            [[112, 0, 3], [32, 16, 3]],
+        ),  # 120, 8; 32, 16
+        ((8, 8, 40), "x,y,z\n2016,16,3\n", 0.0625, {"points_resolution": (0.5, 0.5, 40)}, [[112, 0, 3]]),  # 126, 1
+        # 480, 32; then 120, 8. The points have said their units: it is the image whose voxels may be others
+        ((4, 4, 40), state(point(240, 16, 3.5)), 0.25, {"volume_resolution": (16, 16, 40)}, [[112, 0, 3]]),
     ],
 )
 def test_the_size_that_would_bring_points_in_does(
     volume: tuple[int, int, int],
     points: str,
     factor: float,
-    resolution: tuple[float, ...],
+    option: dict[str, tuple[float, ...]],
     inside: list[list[int]],
     append: Append,
     sources: Sources,
     tmp_path: Path,
 ) -> None:
-    image = image_layer(tmp_path, resolution=volume if points.startswith("x") else (4, 4, 40))
+    image = image_layer(tmp_path, resolution=volume)
     made = append(points, image)
     assert f"With x and y times {factor:g} all would lie in it: if that is meant" in made.outside
-    assert suggested(made) == resolution
-    assert append(points, image, points_resolution=suggested(made), overwrite=True).outside == ""
+    assert suggested(made) == option
+    assert append(points, image, **suggested(made), overwrite=True).outside == ""
     assert sources() == inside
 
 
 def test_a_factor_may_be_larger_than_1(append: Append, sources: Sources, tmp_path: Path) -> None:
     image = image_layer(tmp_path, voxel_offset=(960, 960, 0))
     made = append("x,y,z\n480,500,3\n", image)
-    assert suggested(made) == (8, 8, 40)
-    assert append("x,y,z\n480,500,3\n", image, points_resolution=(8.0, 8.0, 40.0), overwrite=True).outside == ""
+    assert suggested(made) == {"points_resolution": (8, 8, 40)}
+    assert append("x,y,z\n480,500,3\n", image, **suggested(made), overwrite=True).outside == ""
     assert sources() == [[960, 992, 3]]  # 1000 is snapped down
 
 
 def test_the_size_suggested_is_of_the_volume_as_it_is_said_to_be(append: Append, tmp_path: Path) -> None:
     given: Json = {"image": image_layer(tmp_path), "volume_resolution": (16.123456789, 16.0, 30.0)}
     made = append("x,y,z\n240,16,3\n", **given)
-    assert suggested(made) == (8.0617283945, 8, 30)
-    assert append("x,y,z\n240,16,3\n", **given, points_resolution=suggested(made), overwrite=True).outside == ""
+    assert suggested(made) == {"points_resolution": (8.0617283945, 8, 30)}
+    assert append("x,y,z\n240,16,3\n", **given, **suggested(made), overwrite=True).outside == ""
 
 
 @pytest.mark.parametrize("points", ["x,y,z\n240,16,300\n", "x,y,z\n240,16,3\n-1,16,3\n"])
 def test_where_no_factor_helps_none_is_suggested(points: str, append: Append, tmp_path: Path) -> None:
     made = append(points, image_layer(tmp_path))
     assert "begin outside" in made.outside
-    assert "--points_resolution" not in made.outside
+    assert "_resolution" not in made.outside
 
 
 # Notes
