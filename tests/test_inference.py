@@ -1,7 +1,9 @@
 """Aligner modules over a dataset: pyramids, shards, and joining them."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -128,6 +130,91 @@ def test_a_torchscript_file(options: Callable[..., GenerateFieldsOptions], prior
     folder.mkdir(parents=True)
     torch.jit.script(Doubling()).save(str(folder / "test.pt"))
     np.testing.assert_array_equal(joined(options(), tmp_path), 2 * priors)
+
+
+# Modules that keep what they return, or were given, and write to it at the next call; each returns the prior and 1.
+KEEPING = {
+    "the same buffer": """
+        kept = keep(torch.empty_like(src_agg_field))
+        torch.add(src_agg_field, 1, out=kept)
+        return kept
+    """,
+    "a view of a numpy array": """
+        kept = keep(numpy.empty(src_agg_field.shape, numpy.float32))
+        kept[:] = src_agg_field.numpy() + 1
+        return torch.from_numpy(kept)
+    """,
+    "a part of a larger buffer": """
+        kept = keep(torch.empty(3, 2, *src_img.shape[2:]))
+        kept[1:2] = src_agg_field + 1
+        return kept[1:2]
+    """,
+    "a buffer of doubles": """
+        kept = keep(torch.empty_like(src_agg_field, dtype=torch.float64))
+        kept[:] = src_agg_field + 1
+        return kept
+    """,
+    "the prior": """
+        forget(src_agg_field)
+        return src_agg_field.add_(1)
+    """,
+    "the prior and the images, changed": """
+        field = src_agg_field + 1
+        for given in (src_img, tgt_img, src_agg_field):
+            given.fill_(7)
+        return field
+    """,
+}
+THE_SOURCE = """
+        forget(src_img)
+        return src_img.expand(1, 2, -1, -1)
+"""
+KEEPER = """
+import numpy, torch
+
+kept = []
+
+def keep(made):
+    kept.append(made)
+    return kept[0]
+
+def forget(made):
+    for tensor in kept:
+        tensor.zero_()
+    kept[:] = [made]
+
+def create():
+    def forward(src_img, tgt_img, src_agg_field):BODY
+    return forward
+"""
+
+
+@pytest.fixture
+def encoded_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields are encoded when the next pair has run."""
+
+    def late(*arguments: Any) -> np.ndarray:
+        time.sleep(0.1)
+        return fields.rescale(*arguments)
+
+    monkeypatch.setattr("curation.steps.field_work.fields", SimpleNamespace(rescale=late, rounded=fields.rounded))
+
+
+@pytest.mark.usefixtures("encoded_late")
+@pytest.mark.parametrize("body", KEEPING.values(), ids=KEEPING)
+def test_what_a_module_writes_to_later_is_not_what_is_stored(
+    body: str, options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
+) -> None:
+    module(tmp_path / "pyramid", create=KEEPER.replace("BODY", body))
+    np.testing.assert_array_equal(joined(options(), tmp_path), priors + 1)
+
+
+@pytest.mark.usefixtures("encoded_late")
+def test_an_image_that_a_module_returns_and_writes_to_later_is_stored_as_it_was(
+    options: Callable[..., GenerateFieldsOptions], images: np.ndarray, tmp_path: Path
+) -> None:
+    module(tmp_path / "pyramid", create=KEEPER.replace("BODY", THE_SOURCE))
+    np.testing.assert_array_equal(joined(options(), tmp_path), images[:, [0, 0]])
 
 
 @pytest.mark.parametrize("crop", ["start", "center"])
