@@ -13,7 +13,7 @@ from typing import Any
 
 Provenance = Mapping[str, Any]
 
-FORMAT = 1
+FORMAT = 2
 """Rises with every change of arithmetic or storage after which the same inputs give other stored bytes."""
 
 _FORMAT_KEY = "toolkit_format"

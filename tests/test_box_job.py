@@ -73,7 +73,8 @@ def test_boxes_of_another_format_are_not_kept(
         patch.setattr("curation.steps.box_job.BoxFiles.put", interrupted)
         assert command("make_dataset.py", *dataset_arguments(spec, out)).code == 130
     line = refused("make_dataset.py", *dataset_arguments(spec, out))
-    assert "begun with another version of the toolkit (format 0; this one makes format 1); " in line
+    formats = f"(format {provenance.FORMAT - 1}; this one makes format {provenance.FORMAT})"
+    assert f"begun with another version of the toolkit {formats}; " in line
     assert line.endswith("give the same, or delete it")
 
 

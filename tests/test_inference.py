@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from small_jobs import put_main
+from small_jobs import made_folder, put_main
 
 from curation import fields
 from curation.datasets.shards import Shard, missing_shards, shard_size
@@ -226,6 +226,29 @@ def test_the_result_is_brought_to_a_finer_mip(
     whole = fields.upsample((priors + 1) * 8, 4) / 2
     x, y = (0, 0) if crop == "start" else ((4 * X - X) // 2, (4 * Y - Y) // 2)
     np.testing.assert_allclose(found, whole[..., x : x + X, y : y + Y], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("size", [(5, 8), (8, 5)])
+def test_boxes_whose_centres_are_half_a_pixel_apart_are_refused(
+    size: tuple[int, int], dry_run: bool, options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    odd = np.ones((PAIRS, 2, *size), np.float32)
+    paths = {
+        "image_path": dataset(tmp_path / "odd.h5", odd),
+        "prev_field_path": dataset(tmp_path / "odd_priors.h5", odd),
+    }
+    with pytest.raises(UsageError) as caught:
+        generate_fields(options(**paths, dst_mip=1, crop="center", dry_run=dry_run))
+    assert str(caught.value) == (
+        "--crop center: 5 pixels around a centre begin half a pixel off those of MIP 3, at MIP 1: "
+        "want an even number, or --dst_mip 0, or --crop start"
+    )
+    assert list((tmp_path / "shards").iterdir()) == []
+    assert joined(options(**paths, dst_mip=0, crop="center"), tmp_path).shape == odd.shape
+    assert joined(
+        options(**paths, crop="center", temp_dir=str(made_folder(tmp_path / "same"))), tmp_path / "same"
+    ).any()
 
 
 @pytest.mark.parametrize("black", [0, 1])
