@@ -13,6 +13,8 @@ height X and width Y.
 
 import numpy as np
 
+from .errors import UsageError
+
 _ROWS = 64  # rows warped at once: their temporaries fit a core's cache, which halves the time
 
 
@@ -155,21 +157,36 @@ def _bilinear(framed: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def rescale(field: np.ndarray, src_mip: int, dst_mip: int, crop: str) -> np.ndarray:
     """A field (2, X, Y) in pixels at `src_mip`, at the finer `dst_mip`, in its pixels, cut to (X, Y) again.
 
-    crop: "start" keeps the start corner, as a coarse and a fine box share their start; "center" the middle, as boxes
-    made around centres share that. Only what is kept is interpolated; equal levels change nothing.
+    crop: see `crop_start`. Only what is kept is interpolated; equal levels change nothing.
     """
     if src_mip == dst_mip:
         return np.asarray(field, np.float32)
     factor = 1 << (src_mip - dst_mip)
-    x_slice, x_crop = _kept(field.shape[1], factor, crop)
-    y_slice, y_crop = _kept(field.shape[2], factor, crop)
+    x_slice, x_crop = _kept(field.shape[1], factor, crop_start(field.shape[1], src_mip, dst_mip, crop))
+    y_slice, y_crop = _kept(field.shape[2], factor, crop_start(field.shape[2], src_mip, dst_mip, crop))
     finer = upsample(np.asarray(field[:, x_slice, y_slice], np.float32), factor) * np.float32(factor)
     return finer[:, x_crop : x_crop + field.shape[1], y_crop : y_crop + field.shape[2]]
 
 
-def _kept(size: int, factor: int, crop: str) -> tuple[slice, int]:
+def crop_start(size: int, src_mip: int, dst_mip: int, crop: str) -> int:
+    """The pixel at `dst_mip` of a box of `size` pixels at `src_mip` at which the box of `size` pixels there begins.
+
+    crop: "start" for boxes that share their start; "center" for boxes around one centre, each of which begins
+    size * 2^mip // 2 MIP-0 voxels before it; a `UsageError` where that is half a pixel.
+    """
+    if crop == "start":
+        return 0
+    pixels, rest = divmod((size << src_mip) // 2 - (size << dst_mip) // 2, 1 << dst_mip)
+    if rest:
+        raise UsageError(
+            f"--crop center: {size} pixels around a centre begin half a pixel off those of MIP {src_mip}, "
+            f"at MIP {dst_mip}: want an even number, or --dst_mip 0, or --crop start"
+        )
+    return pixels
+
+
+def _kept(size: int, factor: int, first_fine: int) -> tuple[slice, int]:
     """Of `size` coarse pixels those that the kept fine ones are interpolated from, and the crop after that."""
-    first_fine = 0 if crop == "start" else (size * factor - size) // 2
     first = max(0, first_fine // factor - 1)
     last = min(size, -(-(first_fine + size) // factor) + 1)
     return slice(first, last), first_fine - first * factor

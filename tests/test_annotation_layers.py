@@ -5,7 +5,7 @@ import json
 import shutil
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 from neuroglancer import AnnotationPropertySpec, CoordinateSpace
-from neuroglancer.write_annotations import AnnotationWriter
+from neuroglancer.write_annotations import AnnotationType, AnnotationWriter
 
-from curation.annotations.model import Annotations, Shape
+from curation.annotations.model import SHAPES, Annotations, Shape
 from curation.annotations.precomputed import read_annotation_layer
 from curation.errors import UsageError, WorkError
 from curation.spec import Note
@@ -84,6 +84,32 @@ def test_layers_of_two_places(tmp_path: Path, kind: Any, shape: Shape, ends: lis
     assert annotations.ends.tolist() == [ends]
     assert annotations.notes == {0: Note("12")}
     assert annotations.origin == str(tmp_path)
+
+
+@pytest.mark.parametrize("spelled", [str.lower, str.upper])
+@pytest.mark.parametrize("kind", ["point", "line", "axis_aligned_bounding_box", "ellipsoid"])
+def test_names_of_kinds_are_read_in_any_case_as_the_viewer_reads_them(
+    tmp_path: Path, kind: AnnotationType, spelled: Callable[[str], str]
+) -> None:
+    writer = AnnotationWriter(EM, kind)
+    getattr(writer, f"add_{kind}")(*[[1, 2, 3]] * (1 if kind == "point" else 2), id=12)
+    writer.write(tmp_path)
+    entry = (tmp_path / "by_id" / "12").read_bytes()
+    sharding = shard(tmp_path, "by_id", {12: entry}, "gzip")
+    sharding |= {key: spelled(sharding[key]) for key in ("hash", "minishard_index_encoding", "data_encoding")}
+    change(tmp_path, annotation_type=spelled(kind), spatial=[], by_id={"key": "by_id", "sharding": sharding})
+    annotations = read_annotation_layer(str(tmp_path))
+    assert annotations.shapes.tolist() == [SHAPES[kind]]
+    assert annotations.ends.tolist() == [[[1, 2, 3], [1, 2, 3]]]
+
+
+@pytest.mark.parametrize("name", ["hash", "minishard_index_encoding", "data_encoding"])
+def test_name_that_the_format_does_not_have_is_refused(folder: Path, name: str) -> None:
+    sharding = {**shard(folder, "by_id", {1: b"123456789012"}, "raw"), name: "zip"}
+    change(folder, spatial=[], by_id={"key": "by_id", "sharding": sharding})
+    message = refusal(folder)
+    assert message.startswith("info: not an annotation layer's: ")
+    assert name in message
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "file://{}", "precomputed://file://{}/"])

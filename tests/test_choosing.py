@@ -101,12 +101,31 @@ def test_points_of_finer_units_are_floored(append: Append, sources: Sources, tmp
     assert sources() == [[0, 16, 3], [16, 16, 3]]
 
 
-@pytest.mark.parametrize("points", ["x,y,z\n16,8,3\n", state(point(16.5, 8.5, 3.5), dimensions=FINE)])
-def test_units_that_are_said_go_before_those_that_are_read(
-    points: str, append: Append, sources: Sources, tmp_path: Path
-) -> None:
-    append(points, image_layer(tmp_path), points_resolution=(8.0, 16.0, 40.0))
+def test_units_are_said_of_points_that_do_not_say_theirs(append: Append, sources: Sources, tmp_path: Path) -> None:
+    append("x,y,z\n16,8,3\n", image_layer(tmp_path), points_resolution=(8.0, 16.0, 40.0))
     assert sources() == [[32, 32, 3]]  # 16 * 8 / 4; 8 * 16 / 4
+
+
+@pytest.mark.parametrize("image", [NOWHERE, "there"])
+def test_units_other_than_those_that_the_points_say_are_refused(image: str, append: Append, tmp_path: Path) -> None:
+    path = NOWHERE if image == NOWHERE else image_layer(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        append(state(point(16, 8, 3)), path, points_resolution=(8.0, 4.0, 40.0), volume_resolution=(4.0, 4.0, 40.0))
+    assert str(caught.value) == (
+        f"{tmp_path}/points: its units are 8 x 8 x 40 nm, not 8 x 4 x 40 nm as --points_resolution says: leave it out"
+    )
+    assert written(tmp_path) == set()
+
+
+def test_units_that_are_said_twice_alike_are_taken(append: Append, sources: Sources, tmp_path: Path) -> None:
+    append(state(point(16, 8, 3)), image_layer(tmp_path), points_resolution=(8.0, 8.0, 40.0))
+    assert sources() == [[32, 16, 3]]
+
+
+def test_units_are_said_of_a_state_from_before_they_were_kept(append: Append, sources: Sources, tmp_path: Path) -> None:
+    old = json.dumps({"layers": [{"type": "annotation", "name": "old", "points": [[16, 8, 3]]}]})
+    append(old, image_layer(tmp_path), points_resolution=(8.0, 8.0, 40.0))
+    assert sources() == [[32, 16, 3]]
 
 
 def test_a_table_without_units_is_of_voxels(append: Append, sources: Sources, tmp_path: Path) -> None:
@@ -137,6 +156,55 @@ def test_known_units_in_an_unknown_volume_are_refused_with_what_to_do(
     assert written(tmp_path) == set()
 
 
+def test_points_that_a_matrix_brings_to_whole_voxels_begin_there(append: Append, sources: Sources) -> None:
+    transform = {
+        "inputDimensions": {"0": [26.4e-9, "m"], "1": [26.4e-9, "m"], "2": [4e-8, "m"]},
+        "outputDimensions": {"x": [8.8e-9, "m"], "y": [8.8e-9, "m"], "z": [4e-8, "m"]},
+        "matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]],
+    }
+    source = {"url": "local://annotations", "transform": transform}
+    counts = range(-200, 200)
+    append(state(*(point(16 * count, 0, 5) for count in counts), source=source), volume_resolution=(8.8, 8.8, 40.0))
+    assert sources() == [[48 * count, 0, 6] for count in counts]
+
+
+def test_points_in_units_of_several_digits_are_floored(append: Append, sources: Sources) -> None:
+    units = {"points_resolution": (25.0, 25.0, 40.0), "volume_resolution": (3.5371, 3.5371, 40.0)}
+    append("x,y,z\n35371,35370.9999,5\n", **units)
+    assert sources() == [[250_000, 249_984, 5]]  # 249999.9993 snapped down
+
+
+FORK = "Coordinate 1,Coordinate 2,Ellipsoid Dimensions,Tags,Description,Segment IDs,Parent ID,Type,ID\n"
+
+
+def box(first: Sequence[float], second: Sequence[float]) -> Json:
+    return {"type": "axis_aligned_bounding_box", "pointA": list(first), "pointB": list(second)}
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        FORK + '"(40, 24, 2)","(88, 32, 4)",,,,,,AABB,\n',
+        state(box((40.5, 24.5, 2.5), (88.5, 32.5, 4.5))),  # floored by the export: what the table holds
+        state(box((40, 24, 2), (88, 32, 5))),  # the edges of its voxels and sections
+    ],
+    ids=["table", "state that it was exported from", "state by edges"],
+)
+def test_a_box_is_tiled_alike_in_a_table_and_in_a_state(annotation: str, append: Append, sources: Sources) -> None:
+    more = {"volume_resolution": (8.0, 8.0, 40.0)} if annotation.startswith("{") else {}
+    append(annotation, **more)
+    assert sources() == [[32, 16, z] for z in (2, 3, 4)]  # 40, 24 snapped down
+
+
+def test_a_box_of_a_table_begins_where_a_point_does(append: Append, sources: Sources) -> None:
+    # 16 nm in 0.5 nm: half a unit would be 16 voxels
+    units: Json = {"volume_resolution": (0.5, 0.5, 40.0), "points_resolution": (16.0, 16.0, 40.0)}
+    append(FORK + '"(3, 5, 2)",,,,,,,Point,\n', **units)
+    assert sources() == [[96, 160, 2]]
+    append(FORK + '"(4, 6, 2)","(3, 5, 2)",,,,,,AABB,\n', **units, overwrite=True)
+    assert sources() == [[96, 160, 2], [96, 176, 2]]  # 32 x 32 voxels hold two boxes of 32 x 16
+
+
 # Outside the volume
 
 
@@ -157,57 +225,65 @@ def test_points_before_a_volumes_offset_are_told_of(append: Append, tmp_path: Pa
     assert made.new_pairs == 3  # they are taken all the same: boxes may reach into the volume
 
 
-def suggested(made: CreatedSpec) -> tuple[float, ...]:
-    """What the summary says --points_resolution should be."""
-    return tuple(map(float, str(made).partition("--points_resolution ")[2].split()))
+def suggested(made: CreatedSpec) -> dict[str, tuple[float, ...]]:
+    """The option that the summary names, and what it should be."""
+    name, *sizes = str(made).partition(": if that is meant, --")[2].split()
+    return {name: tuple(map(float, sizes))}
 
 
 @pytest.mark.parametrize(
-    ("volume", "points", "factor", "resolution", "inside"),
+    ("volume", "points", "factor", "option", "inside"),
     [
-        ((8, 8, 40), "x,y,z\n240,16,3\n64,32,3\n", 0.5, (4, 4, 40), [[112, 0, 3], [32, 16, 3]]),  # 120, 8; 32, 16
-        ((8, 8, 40), "x,y,z\n2016,16,3\n", 0.0625, (0.5, 0.5, 40), [[112, 0, 3]]),  # 126, 1
-        ((8, 8, 40), state(point(240, 16, 3.5)), 0.25, (2, 2, 40), [[112, 0, 3]]),  # 480, 32; then 120, 8
+        (
+            (8, 8, 40),
+            "x,y,z\n240,16,3\n64,32,3\n",
+            0.5,
+            {"points_resolution": (4, 4, 40)},
+            [[112, 0, 3], [32, 16, 3]],
+        ),  # 120, 8; 32, 16
+        ((8, 8, 40), "x,y,z\n2016,16,3\n", 0.0625, {"points_resolution": (0.5, 0.5, 40)}, [[112, 0, 3]]),  # 126, 1
+        # 480, 32; then 120, 8. The points have said their units: it is the image whose voxels may be others
+        ((4, 4, 40), state(point(240, 16, 3.5)), 0.25, {"volume_resolution": (16, 16, 40)}, [[112, 0, 3]]),
     ],
 )
 def test_the_size_that_would_bring_points_in_does(
     volume: tuple[int, int, int],
     points: str,
     factor: float,
-    resolution: tuple[float, ...],
+    option: dict[str, tuple[float, ...]],
     inside: list[list[int]],
     append: Append,
     sources: Sources,
     tmp_path: Path,
 ) -> None:
-    image = image_layer(tmp_path, resolution=volume if points.startswith("x") else (4, 4, 40))
+    image = image_layer(tmp_path, resolution=volume)
     made = append(points, image)
     assert f"With x and y times {factor:g} all would lie in it: if that is meant" in made.outside
-    assert suggested(made) == resolution
-    assert append(points, image, points_resolution=suggested(made), overwrite=True).outside == ""
+    assert suggested(made) == option
+    assert append(points, image, **suggested(made), overwrite=True).outside == ""
     assert sources() == inside
 
 
 def test_a_factor_may_be_larger_than_1(append: Append, sources: Sources, tmp_path: Path) -> None:
     image = image_layer(tmp_path, voxel_offset=(960, 960, 0))
     made = append("x,y,z\n480,500,3\n", image)
-    assert suggested(made) == (8, 8, 40)
-    assert append("x,y,z\n480,500,3\n", image, points_resolution=(8.0, 8.0, 40.0), overwrite=True).outside == ""
+    assert suggested(made) == {"points_resolution": (8, 8, 40)}
+    assert append("x,y,z\n480,500,3\n", image, **suggested(made), overwrite=True).outside == ""
     assert sources() == [[960, 992, 3]]  # 1000 is snapped down
 
 
 def test_the_size_suggested_is_of_the_volume_as_it_is_said_to_be(append: Append, tmp_path: Path) -> None:
     given: Json = {"image": image_layer(tmp_path), "volume_resolution": (16.123456789, 16.0, 30.0)}
     made = append("x,y,z\n240,16,3\n", **given)
-    assert suggested(made) == (8.0617283945, 8, 30)
-    assert append("x,y,z\n240,16,3\n", **given, points_resolution=suggested(made), overwrite=True).outside == ""
+    assert suggested(made) == {"points_resolution": (8.0617283945, 8, 30)}
+    assert append("x,y,z\n240,16,3\n", **given, **suggested(made), overwrite=True).outside == ""
 
 
 @pytest.mark.parametrize("points", ["x,y,z\n240,16,300\n", "x,y,z\n240,16,3\n-1,16,3\n"])
 def test_where_no_factor_helps_none_is_suggested(points: str, append: Append, tmp_path: Path) -> None:
     made = append(points, image_layer(tmp_path))
     assert "begin outside" in made.outside
-    assert "--points_resolution" not in made.outside
+    assert "_resolution" not in made.outside
 
 
 # Notes

@@ -6,6 +6,7 @@ import torch
 import torchfields
 
 from curation import fields
+from curation.errors import UsageError
 
 NAN, INF = np.nan, np.inf
 
@@ -267,14 +268,41 @@ def test_rescale_from_the_center_keeps_the_middle() -> None:
 
 @pytest.mark.parametrize("crop", ["start", "center"])
 @pytest.mark.parametrize("levels", [1, 2, 5])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 4), (9, 15)])
-def test_rescale_is_upsampling_everything_and_cropping(shape: tuple[int, int], levels: int, crop: str) -> None:
+@pytest.mark.parametrize(
+    ("shape", "dst_mip"), [((1, 1), 0), ((2, 3), 0), ((7, 4), 0), ((9, 15), 0), ((2, 6), 3), ((14, 10), 1)]
+)
+def test_rescale_is_upsampling_everything_and_cropping(
+    shape: tuple[int, int], dst_mip: int, levels: int, crop: str
+) -> None:
     field = random(2, *shape)
     factor = 2**levels
     whole = fields.upsample(field, factor) * factor  # one coarse pixel is `factor` fine ones
-    x, y = (0, 0) if crop == "start" else ((size * factor - size) // 2 for size in shape)
+    x, y = (0, 0) if crop == "start" else (-(-size * (factor - 1) // 2) for size in shape)
     expected = whole[:, x : x + shape[0], y : y + shape[1]]
-    np.testing.assert_array_equal(fields.rescale(field, 2 + levels, 2, crop), expected)
+    np.testing.assert_array_equal(fields.rescale(field, dst_mip + levels, dst_mip, crop), expected)
+
+
+@pytest.mark.parametrize(("size", "src_mip", "dst_mip", "first"), [(5, 1, 0, 3), (65, 2, 0, 98), (6, 3, 1, 9)])
+def test_the_middle_begins_where_boxes_around_one_centre_do(size: int, src_mip: int, dst_mip: int, first: int) -> None:
+    assert fields.crop_start(size, src_mip, dst_mip, "center") == first
+
+
+@pytest.mark.parametrize("size", [3, 4, 5, 8, 13, 64, 65])
+@pytest.mark.parametrize(("src_mip", "dst_mip"), [(1, 0), (2, 0), (5, 0), (2, 1), (6, 3)])
+def test_coarse_and_fine_boxes_share_their_centre(size: int, src_mip: int, dst_mip: int) -> None:
+    def places(mip: int) -> np.ndarray:
+        """Where the pixels lie of a box around 1000, in MIP-0 voxels from there."""
+        return -(size * 2**mip // 2) + (np.arange(size) + 0.5) * 2**mip
+
+    if size % 2 and dst_mip:
+        with pytest.raises(UsageError):
+            fields.crop_start(size, src_mip, dst_mip, "center")
+        return
+    # A field that tells places: bilinear interpolation keeps it as it is.
+    x, y = np.meshgrid(places(src_mip), places(src_mip), indexing="ij")
+    finer = fields.rescale(np.stack([y, x]).astype(np.float32) / 2**src_mip, src_mip, dst_mip, "center") * 2**dst_mip
+    np.testing.assert_array_equal(finer[1, :, 0], places(dst_mip))
+    np.testing.assert_array_equal(finer[0, 0], places(dst_mip))
 
 
 @pytest.mark.parametrize("crop", ["start", "center"])

@@ -1,14 +1,16 @@
 """Aligner modules over a dataset: pyramids, shards, and joining them."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from small_jobs import put_main
+from small_jobs import made_folder, put_main
 
 from curation import fields
 from curation.datasets.shards import Shard, missing_shards, shard_size
@@ -130,6 +132,91 @@ def test_a_torchscript_file(options: Callable[..., GenerateFieldsOptions], prior
     np.testing.assert_array_equal(joined(options(), tmp_path), 2 * priors)
 
 
+# Modules that keep what they return, or were given, and write to it at the next call; each returns the prior and 1.
+KEEPING = {
+    "the same buffer": """
+        kept = keep(torch.empty_like(src_agg_field))
+        torch.add(src_agg_field, 1, out=kept)
+        return kept
+    """,
+    "a view of a numpy array": """
+        kept = keep(numpy.empty(src_agg_field.shape, numpy.float32))
+        kept[:] = src_agg_field.numpy() + 1
+        return torch.from_numpy(kept)
+    """,
+    "a part of a larger buffer": """
+        kept = keep(torch.empty(3, 2, *src_img.shape[2:]))
+        kept[1:2] = src_agg_field + 1
+        return kept[1:2]
+    """,
+    "a buffer of doubles": """
+        kept = keep(torch.empty_like(src_agg_field, dtype=torch.float64))
+        kept[:] = src_agg_field + 1
+        return kept
+    """,
+    "the prior": """
+        forget(src_agg_field)
+        return src_agg_field.add_(1)
+    """,
+    "the prior and the images, changed": """
+        field = src_agg_field + 1
+        for given in (src_img, tgt_img, src_agg_field):
+            given.fill_(7)
+        return field
+    """,
+}
+THE_SOURCE = """
+        forget(src_img)
+        return src_img.expand(1, 2, -1, -1)
+"""
+KEEPER = """
+import numpy, torch
+
+kept = []
+
+def keep(made):
+    kept.append(made)
+    return kept[0]
+
+def forget(made):
+    for tensor in kept:
+        tensor.zero_()
+    kept[:] = [made]
+
+def create():
+    def forward(src_img, tgt_img, src_agg_field):BODY
+    return forward
+"""
+
+
+@pytest.fixture
+def encoded_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields are encoded when the next pair has run."""
+
+    def late(*arguments: Any) -> np.ndarray:
+        time.sleep(0.1)
+        return fields.rescale(*arguments)
+
+    monkeypatch.setattr("curation.steps.field_work.fields", SimpleNamespace(rescale=late, rounded=fields.rounded))
+
+
+@pytest.mark.usefixtures("encoded_late")
+@pytest.mark.parametrize("body", KEEPING.values(), ids=KEEPING)
+def test_what_a_module_writes_to_later_is_not_what_is_stored(
+    body: str, options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
+) -> None:
+    module(tmp_path / "pyramid", create=KEEPER.replace("BODY", body))
+    np.testing.assert_array_equal(joined(options(), tmp_path), priors + 1)
+
+
+@pytest.mark.usefixtures("encoded_late")
+def test_an_image_that_a_module_returns_and_writes_to_later_is_stored_as_it_was(
+    options: Callable[..., GenerateFieldsOptions], images: np.ndarray, tmp_path: Path
+) -> None:
+    module(tmp_path / "pyramid", create=KEEPER.replace("BODY", THE_SOURCE))
+    np.testing.assert_array_equal(joined(options(), tmp_path), images[:, [0, 0]])
+
+
 @pytest.mark.parametrize("crop", ["start", "center"])
 def test_the_result_is_brought_to_a_finer_mip(
     crop: str, options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
@@ -139,6 +226,29 @@ def test_the_result_is_brought_to_a_finer_mip(
     whole = fields.upsample((priors + 1) * 8, 4) / 2
     x, y = (0, 0) if crop == "start" else ((4 * X - X) // 2, (4 * Y - Y) // 2)
     np.testing.assert_allclose(found, whole[..., x : x + X, y : y + Y], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("size", [(5, 8), (8, 5)])
+def test_boxes_whose_centres_are_half_a_pixel_apart_are_refused(
+    size: tuple[int, int], dry_run: bool, options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    odd = np.ones((PAIRS, 2, *size), np.float32)
+    paths = {
+        "image_path": dataset(tmp_path / "odd.h5", odd),
+        "prev_field_path": dataset(tmp_path / "odd_priors.h5", odd),
+    }
+    with pytest.raises(UsageError) as caught:
+        generate_fields(options(**paths, dst_mip=1, crop="center", dry_run=dry_run))
+    assert str(caught.value) == (
+        "--crop center: 5 pixels around a centre begin half a pixel off those of MIP 3, at MIP 1: "
+        "want an even number, or --dst_mip 0, or --crop start"
+    )
+    assert list((tmp_path / "shards").iterdir()) == []
+    assert joined(options(**paths, dst_mip=0, crop="center"), tmp_path).shape == odd.shape
+    assert joined(
+        options(**paths, crop="center", temp_dir=str(made_folder(tmp_path / "same"))), tmp_path / "same"
+    ).any()
 
 
 @pytest.mark.parametrize("black", [0, 1])
@@ -165,6 +275,12 @@ def test_what_is_not_finite_is_stored_and_counted(
         assert file["nonfinite"][:].tolist() == [0, 2, 0, 0, 0]
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """Which file a path is, and when it was written; reading it may change only when it was read."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 def test_the_same_command_again_does_what_is_left(
     options: Callable[..., GenerateFieldsOptions], tmp_path: Path
 ) -> None:
@@ -173,10 +289,10 @@ def test_the_same_command_again_does_what_is_left(
         image_path=dataset(tmp_path / "many.h5", many), prev_field_path=dataset(tmp_path / "many_priors.h5", many)
     )
     generate_fields(changed)
-    kept = (Path(changed.temp_dir) / "0_1.h5").stat()
+    kept = identity(Path(changed.temp_dir) / "0_1.h5")
     (Path(changed.temp_dir) / "19_20.h5").unlink()
     assert generate_fields(changed).resumed == 19
-    assert (Path(changed.temp_dir) / "0_1.h5").stat() == kept
+    assert identity(Path(changed.temp_dir) / "0_1.h5") == kept
     concat_fields(changed.temp_dir, str(tmp_path / "joined.h5"))
     with h5py.File(tmp_path / "joined.h5") as file:
         np.testing.assert_array_equal(file["main"][:], 2)

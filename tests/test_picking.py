@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.annotations import pairing
-from curation.annotations.coordinate_spaces import in_voxels
+from curation.annotations.coordinate_spaces import plain_space
 from curation.annotations.model import Annotations, Shape
 from curation.annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from curation.errors import UsageError
@@ -48,57 +48,12 @@ def line(first: Sequence[float], second: Sequence[float]) -> tuple[Shape, Ends]:
 EM, FINE = (8.0, 8.0, 40.0), (4.0, 4.0, 40.0)
 
 
-def test_points_of_wide_voxels_have_larger_numbers_in_narrow_ones() -> None:
-    ends = np.array([[[100.5, -3.25, 7.5], [1, 2, 3]]])
-    np.testing.assert_array_equal(in_voxels(ends, EM, FINE), [[[201, -6.5, 7.5], [2, 4, 3]]])
-
-
-def test_points_of_narrow_voxels_are_not_floored_yet_in_wide_ones() -> None:
-    ends = np.array([[[101.0, -3.0, 7.5], [1, 2, 3]]])
-    np.testing.assert_array_equal(in_voxels(ends, FINE, EM), [[[50.5, -1.5, 7.5], [0.5, 1, 3]]])
-
-
 @pytest.mark.parametrize("place", [(203, 31.9, 3), (201.5, 16.5, 3.999)])
 def test_halved_points_are_floored_and_never_rounded(place: Sequence[float]) -> None:
-    halved = in_voxels(np.array([point(*place)[1]]), FINE, EM)
-    pairs, _ = paired([(Shape.POINT, halved[0].tolist())], replace(PICKING, max_mip=0))
+    halved = plain_space(FINE).in_voxels(EM).to_xyz(np.array(point(*place)[1]))
+    pairs, _ = paired([(Shape.POINT, halved.tolist())], replace(PICKING, max_mip=0))
     x, y = {203: (101, 15), 201.5: (100, 8)}[place[0]]  # of 101.5, 15.95; 100.75, 8.25
     assert pairs == [[[x, y, 3], [x, y, 2]]]
-
-
-@pytest.mark.parametrize("noisy", [8.000000000000002, 7.999999999999999, 8.0000000001])
-def test_noise_in_a_width_moves_no_point(noisy: float) -> None:
-    ends = np.array([[[58321.0, -58321.0, 3.0], [2.0**40, 1, 0]]])
-    np.testing.assert_array_equal(in_voxels(ends, (noisy, noisy, 40.0), EM), ends)
-    np.testing.assert_array_equal(in_voxels(ends, (noisy, 8.0, 40.0), FINE), ends * (2, 2, 1))
-    np.testing.assert_array_equal(in_voxels(ends, FINE, (noisy, 8.0, 40.0)), ends / (2, 2, 1))
-
-
-def test_thirds_that_make_a_whole_voxel_make_it() -> None:
-    # 3 units of 4 nm are one voxel of 12 nm: 3 * (4 / 12) must not fall short of 1
-    places = np.arange(0.0, 3000.0, 3.0)
-    ends = np.stack([places] * 6, axis=1).reshape(-1, 2, 3)
-    moved = in_voxels(ends, (4.0, 4.0, 4.0), (12.0, 12.0, 12.000000000000002))
-    np.testing.assert_array_equal(moved, ends / 3)
-
-
-def test_a_ratio_that_is_not_simple_is_taken_as_it_is() -> None:
-    ends = np.array([[[1000.0, 1000.0, 1000.0]] * 2])
-    np.testing.assert_allclose(
-        in_voxels(ends, (np.pi, 1.0, 1.0), (1.0, np.pi, 1.0))[0, 0], [3141.592654, 318.309886, 1000]
-    )
-
-
-def test_points_that_their_units_bring_nowhere_are_refused() -> None:
-    ends = np.array([[[2.0**40, 0, 0]] * 2])
-    with pytest.raises(UsageError, match=r"points of 1e\+06 x 8 x 40 nm lie beyond any volume of 8 x 8 x 40 nm"):
-        in_voxels(ends, (1e6, 8.0, 40.0), EM)
-
-
-@pytest.mark.parametrize(("unit", "voxel"), [(1e308, 1e-5), (1e300, 4.0), (1e-320, 4.0), (5e-324, 1e308)])
-def test_units_that_no_volume_has_are_refused(unit: float, voxel: float) -> None:
-    with pytest.raises(UsageError, match="want units less far apart"):
-        in_voxels(np.zeros((1, 2, 3)), (8.0, unit, 40.0), (8.0, voxel, 40.0))
 
 
 # Points and ellipsoids
@@ -360,4 +315,4 @@ def test_offsets_that_lead_beyond_any_volume_are_refused() -> None:
 )
 def test_annotations_are_counted_by_kind(shapes: list[Shape], said: str) -> None:
     ends = np.zeros((len(shapes), 2, 3))
-    assert counted(Annotations(np.array(shapes, np.uint8), ends, None, {}, "")) == said
+    assert counted(Annotations(np.array(shapes, np.uint8), ends, plain_space(None), {}, "")) == said

@@ -81,8 +81,8 @@ def test_export_of_the_fork_byte_for_byte(tmp_path: Path) -> None:
         [
             [[58321, 41207, 2011], [58321, 41207, 2011]],
             [[58000, 41000, 2010], [58512, 41512, 2012]],
-            # Corners come in any order: the lower first. They were floored, and lie somewhere in their voxels.
-            [[58000.5, 41000.5, -2009.5], [58512.5, 41512.5, 2012.5]],
+            # Corners come in any order: the lower first. Section 2012, which one of them was floored to, belongs to it.
+            [[58000, 41000, -2010], [58512, 41512, 2012.5]],
             [[58000, 41000, 2010], [58000, 41000, 2010]],  # a centre
             [[1, 2, 3], [4, 5, 6]],  # a member of the line strip, whose own row is none
         ],
@@ -104,6 +104,26 @@ def test_tags_are_separated_by_commas_outside_quotes_and_by_line_ends(csv: Csv) 
 def test_a_lines_ends_keep_their_order(csv: Csv) -> None:
     annotations = read_table(str(csv(FORK, '"(9, 9, 9)","(1, 1, 1)",,,,,,Line,')))
     assert annotations.ends.tolist() == [[[9, 9, 9], [1, 1, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ends"),
+    [
+        ("(1, 2, 3)", "(4, 5, 6)", [[1, 2, 3], [4, 5, 6.5]]),
+        ("(4, 2, 6)", "(1, 5, 3)", [[1, 2, 3], [4, 5, 6.5]]),
+        ("(1, 2, -3)", "(4, 5, -3)", [[1, 2, -3], [4, 5, -2.5]]),
+        ("(1.5, 2, 3.25)", "(4, 5.5, 6.75)", [[1.5, 2, 3.25], [4, 5.5, 6.75]]),  # written by hand, not floored
+    ],
+)
+def test_a_boxs_corners_are_where_points_of_their_coordinates_are(
+    csv: Csv, first: str, second: str, ends: list[list[float]]
+) -> None:
+    box, *points = read_table(
+        str(csv(FORK, f'"{first}","{second}",,,,,,AABB,', *(f'"{corner}",,,,,,,Point,' for corner in (first, second))))
+    ).ends
+    assert box.tolist() == ends
+    np.testing.assert_array_equal(box[0], np.minimum(*(point[0] for point in points)))
+    np.testing.assert_array_equal(box[1, :2], np.maximum(*(point[0] for point in points))[:2])
 
 
 def test_export_of_2019_tells_points_and_ellipsoids(csv: Csv) -> None:

@@ -97,6 +97,17 @@ def test_state_that_neuroglancer_made(saved: Path) -> None:
     assert annotations.origin == str(saved)
 
 
+def test_types_are_read_in_any_case_as_the_viewer_reads_them(saved: Path) -> None:
+    made = made_by_neuroglancer().to_json()
+    (*_, pairs) = made["layers"]
+    for annotation in pairs["annotations"]:
+        annotation["type"] = annotation["type"].upper()
+    assert_made_by_neuroglancer(read(saved, made))
+    picture = {"type": "AXIS_ALIGNED_BOUNDING_BOX", "id": PICTURE + "0", "pointA": [0, 0, 0], "pointB": [9, 9, 9]}
+    strip = {"type": "Line_Strip", "id": "s"}
+    assert read(saved, state(layer(picture, strip, point(1, 2, 3)))).shapes.tolist() == [Shape.POINT]
+
+
 def test_link_that_neuroglancer_made() -> None:
     annotations = read_link(neuroglancer.to_url(made_by_neuroglancer()))
     assert_made_by_neuroglancer(annotations)
@@ -285,6 +296,19 @@ def test_matrix_takes_lengths_to_lengths_and_moves_by_voxels_of_the_output(saved
         [[12, -1.5, 4], [14, -0.5, 8]],  # the lower corner first, after moving
     ]
     assert annotations.resolution == (4, 8, 20)
+
+
+def test_lengths_that_a_matrix_takes_to_whole_voxels_make_them(saved: Path) -> None:
+    moved = source(
+        inputDimensions={"0": [26.4e-9, "m"], "1": [8.8e-9, "m"], "2": [4e-8, "m"]},
+        outputDimensions={"x": [8.8e-9, "m"], "y": [26.4e-9, "m"], "z": [4e-8, "m"]},
+        matrix=[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]],
+    )
+    places = [point(100 * count, 3 * count, 5) for count in range(-999, 1000)]
+    annotations = read(saved, state(layer(*places, source=moved)))
+    expected = [[300 * count, count, 6] for count in range(-999, 1000)]
+    np.testing.assert_array_equal(np.floor(annotations.ends[:, 0]), expected)
+    np.testing.assert_array_equal(np.floor(annotations.in_voxels((4.4, 8.8, 40.0))[:, 1]) // (2, 3, 1), expected)
 
 
 @pytest.mark.parametrize(

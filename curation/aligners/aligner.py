@@ -79,7 +79,9 @@ class Aligner:
                 f"{self._name}: returned {given.dtype} of shape {tuple(given.shape)}: want float32 of shape {wanted}"
             )
         # A torchfields Field is a tensor of a class of its own; what is stored is its plain numbers.
-        return given.detach().as_subclass(torch.Tensor)[0].float().cpu().numpy()
+        plain = given.detach().as_subclass(torch.Tensor)[0]
+        # A copy, and the only one: the module may write to its own again while this is stored.
+        return plain.to("cpu", torch.float32, copy=True).numpy()
 
 
 def _load_script(path: Path, device: torch.device) -> Any:

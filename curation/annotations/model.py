@@ -1,7 +1,7 @@
 """What an annotation made in Neuroglancer is, whatever it was read from.
 
-Coordinates are in x, y, z order and in the source's own voxels, which are `resolution` nm wide. They are neither
-rounded nor floored here, and a voxel holds the coordinates from its number up to the next.
+A voxel holds the coordinates from its number up to the next. They are neither rounded nor floored here, and what they
+are floored to later is exact: they are kept as the source has them, with the space that they lie in.
 """
 
 import enum
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..spec import FARTHEST, Note
+from .coordinate_spaces import Resolution, Space, in_nm
 
 
 class Shape(enum.IntEnum):
@@ -36,34 +37,58 @@ SHAPES = {
 class Annotations:
     """Annotations of one source, in its order.
 
-    shapes: (P,) uint8, of `Shape`. ends: (P, 2, 3) float64, x, y, z: a point or an ellipsoid's centre (both ends
-    alike), a line's ends, a box's corners (the lower first). resolution: nm per unit of x, y, z; None: not known.
-    notes: by index, only those that say something. origin: what they were read from, for messages.
+    shapes: (P,) uint8, of `Shape`. coordinates: (P, 2, R) float64, in `space`: a point or an ellipsoid's centre (both
+    ends alike), a line's ends, a box's opposite corners. notes: by index, only those that say something. origin: what
+    they were read from, for messages.
     """
 
     shapes: np.ndarray
-    ends: np.ndarray
-    resolution: tuple[float, float, float] | None
+    coordinates: np.ndarray
+    space: Space
     notes: Mapping[int, Note]
     origin: str
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """The nm per unit of `ends`; None: not known."""
+        return self.space.resolution
+
+    @property
+    def ends(self) -> np.ndarray:
+        """(P, 2, 3) float64: x, y, z in units of `resolution`, of a box the lower corner first."""
+        return self._ends(self.space)
+
+    def in_voxels(self, voxels: Resolution) -> np.ndarray:
+        """The ends in voxels of `voxels` nm; they are in such already where their own resolution is not known."""
+        ends = self._ends(self.space.in_voxels(voxels))
+        if self.resolution is not None and np.abs(ends).max(initial=0) > FARTHEST:
+            units, size = in_nm(self.resolution), in_nm(voxels)
+            raise UsageError(f"points of {units} lie beyond any volume of {size}: are these their units?")
+        return ends
+
+    def _ends(self, space: Space) -> np.ndarray:
+        ends = space.to_xyz(self.coordinates)
+        boxes = self.shapes == Shape.BOX
+        ends[boxes] = np.sort(ends[boxes], axis=1)
+        return ends
 
 
 def gathered(
     origin: str,
     shapes: np.ndarray,
-    ends: np.ndarray,
-    resolution: tuple[float, float, float] | None,
+    coordinates: np.ndarray,
+    space: Space,
     notes: Mapping[int, Note],
     name: Callable[[int], str],
 ) -> Annotations:
-    """The annotations, each box's lower corner first; `UsageError` by `name` of the index of one that lies nowhere."""
+    """The annotations; `UsageError` by `name` of the index of one that lies nowhere."""
+    annotations = Annotations(shapes, coordinates, space, notes, origin)
+    ends = annotations.ends
     nowhere = np.flatnonzero(~(np.abs(ends) <= FARTHEST).all(axis=(1, 2)))  # NaN is not <= either
     if nowhere.size:
         place = ends[nowhere[0]].tolist()
         raise UsageError(f"{name(int(nowhere[0]))}: {place} is not finite, or beyond any volume")
-    boxes = shapes == Shape.BOX
-    ends[boxes] = np.sort(ends[boxes], axis=1)
-    return Annotations(shapes, ends, resolution, notes, origin)
+    return annotations
 
 
 def shown(text: str) -> str:

@@ -3,16 +3,18 @@
 The format is described at https://github.com/google/neuroglancer, src/datasource/precomputed/annotations.md ("info JSON
 file format", "Spatial index", "Annotation id index"), its files of many entries in sharded.md beside it.
 The layer's `info` says which dimensions the coordinates have, and what its annotations are: all of one type, each a
-record of float32 coordinates followed by properties. They are read from the spatial index, which any store can be
-asked for cell by cell, else from the index by id. CloudVolume 12.15 opens such layers too, but fails for all types
-except points, and takes only the finest level of the spatial index, though each annotation is in one level only.
+record of float32 coordinates followed by properties. The names of types, hashes and encodings are read in any case, as
+the viewer reads them: its specification had types in upper case at first. Annotations are read from the spatial
+index, which any store can be asked for cell by cell, else from the index by id. CloudVolume 12.15 opens such layers
+too, but fails for all types except points, and takes only the finest level of the spatial index, though each
+annotation is in one level only.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, product
 from math import prod
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +30,7 @@ _AT_ONCE = 2**12
 _PROPERTY_BYTES = {"uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "rgb": 3, "rgba": 4}
 _PROPERTY_BYTES |= {"uint32": 4, "int32": 4, "float32": 4}
 
+_Encoding = Annotated[str, msgspec.Meta(pattern=r"(?ai)^(raw|gzip)\Z")]
 _T = TypeVar("_T")
 _Found = tuple[np.ndarray, np.ndarray]  # ids (N,) uint64, and coordinates (N, R) or (N, 2 * R) float32
 
@@ -36,11 +39,16 @@ class _Sharding(msgspec.Struct, tag_field="@type", tag="neuroglancer_uint64_shar
     """How an index's entries are gathered in files; named as in the layer's info."""
 
     preshift_bits: Annotated[int, msgspec.Meta(ge=0, le=64)]
-    hash: Literal["identity", "murmurhash3_x86_128"]
+    hash: Annotated[str, msgspec.Meta(pattern=r"(?ai)^(identity|murmurhash3_x86_128)\Z")]
     minishard_bits: Annotated[int, msgspec.Meta(ge=0, le=32)]
     shard_bits: Annotated[int, msgspec.Meta(ge=0, le=64)]
-    minishard_index_encoding: Literal["raw", "gzip"] = "raw"
-    data_encoding: Literal["raw", "gzip"] = "raw"
+    minishard_index_encoding: _Encoding = "raw"
+    data_encoding: _Encoding = "raw"
+
+    def __post_init__(self) -> None:
+        self.hash = self.hash.lower()
+        self.minishard_index_encoding = self.minishard_index_encoding.lower()
+        self.data_encoding = self.data_encoding.lower()
 
     def names(self) -> list[str]:
         """The names that its files may have."""
@@ -83,6 +91,9 @@ class _Info(msgspec.Struct):
     by_id: _Index | None = None
     spatial: list[_Level] = []
 
+    def __post_init__(self) -> None:
+        self.annotation_type = self.annotation_type.lower()
+
     def coordinates(self) -> int:
         """How many coordinates an annotation has."""
         return len(self.dimensions) * (1 if self.annotation_type == "point" else 2)
@@ -114,7 +125,7 @@ def read_annotation_layer(path: str) -> Annotations:
             ends = ends[:, [0, 0]]  # an ellipsoid's radii follow its centre
         notes = {index: Note(id=str(id)) for index, id in enumerate(ids.tolist())}
         shapes = np.full(len(ids), shape, np.uint8)
-        return gathered(path, shapes, space.to_xyz(ends), space.resolution, notes, lambda index: f"id {ids[index]}")
+        return gathered(path, shapes, ends, space, notes, lambda index: f"id {ids[index]}")
     except ValueError as error:
         raise UsageError(f"{shown(path)}: {error}") from None
 

@@ -9,6 +9,10 @@ The header tells what a table is:
 - plain tables with the columns x0, y0, z0 or x, y, z
 UTF-8 with or without BOM, any line ends, columns in any order, separated by commas, or tabs or semicolons where the
 header has no comma. No table says how wide its voxels are.
+
+The fork's export floors: a cell is the number of a voxel. A point is taken where the voxel begins, and so are a line's
+ends and a bounding box's corners, but the box also spans the section that its higher corner was floored to. So it does
+in the viewer state that was exported, where the corner lies in the middle of that section.
 """
 
 import csv
@@ -25,6 +29,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..spec import FARTHEST, Note
+from .coordinate_spaces import plain_space
 from .model import SHAPES, Annotations, Shape, gathered, shown
 
 Triple = tuple[float, float, float]
@@ -60,7 +65,8 @@ def read_table(path: str) -> Annotations:
     if not shapes:
         raise UsageError(f"{path}: no points below the header")
     ends = np.frombuffer(numbers).reshape(-1, 2, 3)
-    return gathered(path, np.frombuffer(shapes, np.uint8), ends, None, notes, lambda index: f"annotation {index}")
+    kinds = np.frombuffer(shapes, np.uint8)
+    return gathered(path, kinds, ends, plain_space(None), notes, lambda index: f"annotation {index}")
 
 
 def _rows(file: TextIO) -> Iterator[tuple[Placed, Note | None]]:
@@ -160,17 +166,15 @@ def _fork(columns: Columns) -> Reader:
         if shape in (Shape.POINT, Shape.ELLIPSOID):
             return shape, place, place
         ends = place, _triple(_cell(row, second))
-        if shape == Shape.BOX:
-            # Written floored: a corner lies somewhere in its voxel, and the voxel that it lies in belongs to the box.
-            ends = _middle(ends[0]), _middle(ends[1])
-        return shape, *ends
+        return shape, *(_touching(*ends) if shape == Shape.BOX else ends)
 
     return read
 
 
-def _middle(place: Triple) -> Triple:
-    x, y, z = (coordinate + 0.5 if coordinate.is_integer() else coordinate for coordinate in place)
-    return x, y, z
+def _touching(first: Triple, second: Triple) -> tuple[Triple, Triple]:
+    """A box's corners, so that it reaches into the section of the one that lies higher."""
+    low, (x, y, z) = sorted((first, second), key=lambda corner: corner[2])
+    return low, (x, y, z + 0.5 if z.is_integer() else z)
 
 
 def _first_fork(columns: Columns) -> Reader:

@@ -198,9 +198,15 @@ def _entries(layer: _Json) -> list[Any]:
 def _is_picture(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
-        and entry.get("type") == "axis_aligned_bounding_box"
+        and _kind(entry) == "axis_aligned_bounding_box"
         and str(entry.get("id", "")).startswith(PICTURE)
     )
+
+
+def _kind(entry: _Json) -> Any:
+    """An annotation's type, which may be in upper or lower case."""
+    kind = entry.get("type")
+    return kind.lower() if _is_text(kind) else kind
 
 
 # From a layer to annotations
@@ -257,16 +263,16 @@ def _annotations(origin: str, layer: _Json, space: Space) -> Annotations:
         numbers.extend(second)
     if not indices:
         raise ValueError("no annotations but collections without members")
-    ends = space.to_xyz(np.frombuffer(numbers).reshape(-1, 2, space.rank))
+    ends = np.frombuffer(numbers).reshape(-1, 2, space.rank)
     kinds = np.frombuffer(shapes, np.uint8)
-    return gathered(origin, kinds, ends, space.resolution, notes, lambda place: f"annotations[{indices[place]}]")
+    return gathered(origin, kinds, ends, space, notes, lambda place: f"annotations[{indices[place]}]")
 
 
 def _placed(entry: Any, rank: int, parents: Set[str]) -> tuple[Shape, list[float], list[float]] | None:
     """An annotation's shape and ends; None for what is none of its own: a picture, or a collection of others."""
     if not isinstance(entry, dict):
         raise ValueError("want an object")
-    kind = entry.get("type")
+    kind = _kind(entry)
     if kind in _COLLECTIONS or _is_picture(entry):
         return None
     if kind == "polyline":

@@ -1,12 +1,13 @@
 """From annotations to pairs of boxes, appended to a spec."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..annotations.coordinate_spaces import Resolution, in_voxels
+from ..annotations.coordinate_spaces import Resolution, in_nm
 from ..annotations.model import Annotations
 from ..annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from ..annotations.read import read_annotations
@@ -146,8 +147,8 @@ class _Placing:
 
     def __init__(self, spec: Spec, annotations: Annotations, options: CreateSpecOptions) -> None:
         self._path = spec.image.path
-        self._annotations = annotations
-        self._units = options.points_resolution or annotations.resolution
+        self._annotations = _in_units(annotations, options.points_resolution)
+        self._say_their_units = annotations.resolution is not None
         self._given = options.volume_resolution
         self._extent: Extent | None = None
         self._why = ""
@@ -165,9 +166,9 @@ class _Placing:
 
     def ends(self) -> np.ndarray:
         """(P, 2, 3) MIP-0 voxels, not floored yet. Where no unit is known, coordinates are taken for voxels."""
-        if self._units is None:
+        if self._annotations.resolution is None:
             return self._annotations.ends
-        return in_voxels(self._annotations.ends, self._units, self.volume_resolution())
+        return self._annotations.in_voxels(self.volume_resolution())
 
     def outside(self, ends: np.ndarray) -> str:
         """What to say of annotations that do not begin in the image volume; nothing if all do."""
@@ -189,7 +190,27 @@ class _Placing:
         for power in (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5):
             factor = 2.0**power
             if self._extent.holds(np.floor(places * (factor, factor, 1))).all():
-                x, y, z = self._units or self.volume_resolution()
-                meant = f"--points_resolution {x * factor:.12g} {y * factor:.12g} {z:.12g}"
+                meant = self._with_factor(factor)
                 return f". With x and y times {factor:g} all would lie in it: if that is meant, {meant}"
         return ""
+
+    def _with_factor(self, factor: float) -> str:
+        """The option by which x and y would be times a factor: voxels are sized anew, where points say their units."""
+        x, y, z = self.volume_resolution()
+        if self._say_their_units:
+            return f"--volume_resolution {x / factor:.12g} {y / factor:.12g} {z:.12g}"
+        x, y, z = self._annotations.resolution or (x, y, z)
+        return f"--points_resolution {x * factor:.12g} {y * factor:.12g} {z:.12g}"
+
+
+def _in_units(annotations: Annotations, said: Resolution | None) -> Annotations:
+    """The annotations in the units that are said, where they do not say theirs; a `UsageError` if these are others."""
+    known = annotations.resolution
+    if said is None:
+        return annotations
+    if known is not None and not all(map(math.isclose, known, said)):
+        raise UsageError(
+            f"{annotations.origin}: its units are {in_nm(known)}, not {in_nm(said)} as --points_resolution says: "
+            "leave it out"
+        )
+    return replace(annotations, space=replace(annotations.space, resolution=said))

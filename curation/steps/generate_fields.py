@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .. import runner
+from .. import fields, runner
 from ..aligners.pyramid import Module, content_hash, find_module
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.shards import Shard, missing_shards, shard_named
@@ -75,6 +75,8 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
     check_folder(options.temp_dir)
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
     images, prior = open_inputs(options)
+    for size in images.main.shape[2:]:
+        fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
     if options.cpu_workers != 1 and not options.dry_run:
         runner.warm_up("torch", "h5py", "isal")
     devices = _devices(options)
