@@ -20,11 +20,13 @@ def make_layer(
     voxel_offset: Triple = (0, 0, 0),
     chunk: Triple = (64, 64, 1),
     compress: str | bool = "gzip",
+    factor: Triple = (2, 2, 1),
 ) -> str:
     """Write a precomputed layer with MIPs 0 to the coarsest in `levels`, and give its cloud path.
 
     levels: MIP to array; levels between that are not given are in the info, without a chunk. resolution (nm) and
-    voxel_offset are those of MIP 0, where the finest level given is taken to be whole: its size times 2^MIP.
+    voxel_offset are those of MIP 0, where the finest level given is taken to be whole: its size times 2^MIP. factor:
+    by which voxels grow from one level to the next.
     """
     finest = min(levels)
     x_size, y_size, z_size = levels[finest].shape[:3]
@@ -41,7 +43,7 @@ def make_layer(
     )
     layer = CloudVolume(path, info=info, progress=False)
     for mip in range(1, max(levels) + 1):
-        layer.add_scale((2**mip, 2**mip, 1), chunk_size=list(chunk))
+        layer.add_scale([step**mip for step in factor], chunk_size=list(chunk))
     layer.commit_info()
     for mip, array in levels.items():
         level = CloudVolume(path, mip=mip, progress=False, compress=compress)

@@ -144,14 +144,16 @@ class Volumes:
         self._retrying = retrying(sleep=sleep, on_retry=self._count_retry)
 
     def open(self, path: str, mip: int) -> Volume:
-        """A layer at one level; `UsageError` if there is no such layer or level, `WorkError` if it cannot be asked."""
+        """A layer at one level; `UsageError` if there is none such to be read, `WorkError` if it cannot be asked."""
         if path not in self._layers:
             self._layers[path] = self._open_layer(path)
         layer = self._layers[path]
         if mip not in layer.available_mips:
             have = ", ".join(str(level) for level in layer.available_mips)
             raise UsageError(f"{path} has no MIP {mip}: it has {have}")
-        return Volume(self, layer, path, mip)
+        volume = Volume(self, layer, path, mip)
+        _check_level(volume, layer.mip_resolution(0))
+        return volume
 
     def open_layers(self, paths: Iterable[str]) -> None:
         """Open several layers at once: each takes a few requests, one after the other."""
@@ -280,6 +282,19 @@ def window_text(window: Window) -> str:
     return f"x {x_low}..{x_high}, y {y_low}..{y_high}, z {window.z}"
 
 
+# Voxels of one size: info files give it rounded, so sizes count as equal to a thousandth.
+
+
+def _check_level(volume: Volume, mip0: Any) -> None:
+    """Refuse a level that is not MIP 0, with voxels of such a size, halved in x and y for each MIP, and in z never."""
+    expected = [float(size) * grown for size, grown in zip(mip0, (2**volume.mip, 2**volume.mip, 1), strict=True)]
+    if not np.allclose(volume.resolution, expected, rtol=1e-3):
+        raise UsageError(
+            f"{volume} has voxels of {_nm(volume.resolution)} nm, and MIP 0 of {_nm(mip0)} nm: "
+            f"want {_nm(expected)} nm: x and y halved at each MIP, z never"
+        )
+
+
 def check_scales(volumes: list[Volume]) -> None:
     """Refuse volumes whose voxels are not the same size: their starts would mean different places."""
     bases = [(volume, *_mip0_resolution(volume)) for volume in volumes]
@@ -288,7 +303,7 @@ def check_scales(volumes: list[Volume]) -> None:
         if not np.allclose(found, expected, rtol=1e-3):
             raise UsageError(
                 f"{volume} has voxels of {_nm(found)} nm at MIP 0, but {first} of {_nm(expected)} nm: "
-                "want volumes of one resolution, with x and y halved at each MIP and z never"
+                "want volumes of one resolution"
             )
 
 
@@ -297,5 +312,5 @@ def _mip0_resolution(volume: Volume) -> tuple[float, float, float]:
     return x / 2**volume.mip, y / 2**volume.mip, z
 
 
-def _nm(sizes: list[float]) -> str:
+def _nm(sizes: Iterable[float]) -> str:
     return " x ".join(f"{size:g}" for size in sizes)
