@@ -122,6 +122,18 @@ def test_24_a_truncated_chunk_is_tried_again_and_never_black(
     assert not (tmp_path / MADE).exists()
 
 
+@pytest.mark.parametrize("torn", [lambda whole: whole + bytes(4), lambda whole: whole[: len(whole) // 2] + bytes(99)])
+def test_24_a_torn_chunk_is_tried_again_and_never_black(
+    torn: Callable[[bytes], bytes], job: Arguments, failed: Refused, waits: list[float], tmp_path: Path
+) -> None:
+    image = image_layer(tmp_path, compress="gzip")
+    file = chunk_file(tmp_path / "image", 0, (0, 0, 5))
+    file.write_bytes(torn(file.read_bytes()))
+    assert "chunk at (0, 0, 5): DamagedError: " in failed("make_dataset.py", *job(image))
+    assert len(waits) == ATTEMPTS - 1
+    assert not (tmp_path / MADE).exists()
+
+
 def test_25_an_image_of_several_channels(job: Arguments, refused: Refused, tmp_path: Path) -> None:
     image = make_layer(tmp_path / "two", {0: np.stack([voxels()] * 2, axis=-1)})
     assert "two at MIP 0 has 2 channels: want 1" in refused("make_dataset.py", *job(image))

@@ -109,15 +109,15 @@ def make_zarr2(folder: Path, levels: Sequence[np.ndarray], chunk: Triple) -> str
     return f"zarr2://file://{folder}"
 
 
-def make_n5(folder: Path, levels: Sequence[np.ndarray], chunk: Triple) -> str:
-    """Write arrays (X, Y, Z), MIP 0 first, as an n5 layer: big-endian, x fastest, in gzip."""
+def make_n5(folder: Path, levels: Sequence[np.ndarray], chunk: Triple, compression: str = "gzip") -> str:
+    """Write arrays (X, Y, Z), MIP 0 first, as an n5 layer: big-endian, x fastest, in gzip or raw."""
     factors = [[2**mip, 2**mip, 1] for mip in range(len(levels))]
     resolution = {"unit": "nm", "dimensions": [4, 4, 40]}
     _put_json(folder / "attributes.json", {"n5": "2.5.0", "scales": factors, "pixelResolution": resolution})
     for mip, array in enumerate(levels):
         meta = {
             "dataType": array.dtype.name,
-            "compression": {"type": "gzip", "level": 1},
+            "compression": {"type": compression},
             "blockSize": chunk,
             "dimensions": array.shape,
             "downsamplingFactors": factors[mip],
@@ -126,7 +126,8 @@ def make_n5(folder: Path, levels: Sequence[np.ndarray], chunk: Triple) -> str:
         for (x, y, z), part in _blocks(array, chunk):
             head = struct.pack(">HHIII", 0, 3, *part.shape)
             body = part.astype(part.dtype.newbyteorder(">")).tobytes("F")
-            _put(folder / f"s{mip}" / str(x) / str(y) / str(z), head + gzip.compress(body))
+            content = gzip.compress(body) if compression == "gzip" else body
+            _put(folder / f"s{mip}" / str(x) / str(y) / str(z), head + content)
     return f"n5://file://{folder}"
 
 
