@@ -156,7 +156,7 @@ def test_zarr_v3_with_a_translation_is_refused(volumes: Volumes, waits: list[flo
     path = make_zarr3(folder, VOXELS, CHUNK)
     meta = folder / "zarr.json"
     meta.write_text(meta.read_text().replace('"translation":[0,0,0]', '"translation":[120,0,0]'))  # z, y, x
-    with pytest.raises(UsageError, match="a zarr v3 layer with a translation, which CloudVolume misplaces"):
+    with pytest.raises(UsageError, match=r"the translation of level 0 is \[0.0, 0.0, 120.0\] in x, y, z: want none"):
         volumes.open(path, 0)
     assert waits == []
 

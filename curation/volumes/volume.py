@@ -18,12 +18,16 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from cloudfiles import CloudFiles
 from cloudvolume import Bbox, CloudVolume
+from cloudvolume.datasource.n5.metadata import N5Metadata
 from cloudvolume.exceptions import EmptyVolumeException, InfoError
+from cloudvolume.paths import strict_extract
 
 from ..boxes import Window
 from ..errors import UsageError, WorkError
 from ..stores import CONNECTIONS, install, is_from_store, reason, retrying
+from .zarr_forms import FormError, Level, NoMetadataError, levels_of
 
 CACHE_BYTES = 256 * 2**20
 
@@ -58,7 +62,7 @@ class Volume:
         self.start: _TripleInt = _ints(bounds.minpt)
         self.stop: _TripleInt = _ints(bounds.maxpt)
         self.chunk: _TripleInt = _ints(layer.mip_chunk_size(mip))
-        self.dtype = np.dtype(layer.dtype)
+        self.dtype = np.dtype(layer.dtype).newbyteorder("=")
         self.channels = int(layer.num_channels)
         self.resolution: tuple[float, ...] = tuple(float(size) for size in layer.mip_resolution(mip))
 
@@ -116,7 +120,7 @@ class Volume:
         except EmptyVolumeException:
             return None
         # n5 is big-endian (its specification says so), but CloudVolume 12.15 reads it as little-endian.
-        return chunk.byteswap() if self._layer.meta.path.format == "n5" else chunk
+        return chunk.byteswap() if isinstance(self._layer.meta, N5Metadata) else chunk
 
     def _inside(self, window: Window) -> list[tuple[int, int]]:
         return [
@@ -196,18 +200,42 @@ class Volumes:
 def open_layer(path: str) -> CloudVolume:
     """The layer at a path; `NoLayerError` if there is none that can be read. One attempt."""
     try:
+        levels = _zarr_levels(path)
         layer = CloudVolume(path, bounded=False, fill_missing=False, progress=False, parallel=1, cache=False)
-    except InfoError:
+        if levels:
+            _correct(layer, levels)
+        return layer
+    except (InfoError, NoMetadataError):
         raise NoLayerError(f"{path}: no CloudVolume layer there (no info file)") from None
+    except FormError as error:
+        raise NoLayerError(f"{path}: not a layer that is read right: {error}") from None
     except Exception as error:
         if is_from_store(error):
             raise
         raise NoLayerError(f"{path}: not a CloudVolume layer ({type(error).__name__}: {error})") from None
-    offset = _ints(layer.mip_voxel_offset(0))
-    if layer.meta.path.format == "zarr3" and offset != offset[::-1]:
-        # CloudVolume 12.15 takes a translation, which zarr gives in the order z, y, x, for one in x, y, z.
-        raise NoLayerError(f"{path}: a zarr v3 layer with a translation, which CloudVolume misplaces")
-    return layer
+
+
+def _zarr_levels(path: str) -> list[Level]:
+    """The levels of a layer of zarr or n5, of a form that is read right; none of any other format."""
+    format = strict_extract(path).format
+    if format not in ("zarr", "zarr2", "zarr3", "n5"):
+        return []
+    files = CloudFiles(path, progress=False)
+    if format == "zarr":  # as CloudVolume tells
+        format = "zarr3" if files.exists("zarr.json") else "zarr2"
+    return levels_of(format, files.get_json)
+
+
+def _correct(layer: CloudVolume, levels: list[Level]) -> None:
+    """Say of each level what its own metadata say, where CloudVolume reckons from MIP 0 and whole factors."""
+    scales = layer.meta.info["scales"]
+    if len(scales) != len(levels):
+        raise FormError(f"of its {len(levels)} levels some have voxels of one size, by the nearest whole factor")
+    for scale, level in zip(scales, levels, strict=True):
+        scale.update(size=list(level.size), resolution=list(level.resolution))
+    for array in getattr(layer.meta, "zarrays", ()):
+        if array["fill_value"] is None:  # of which CloudVolume cannot fill what it then overwrites
+            array["fill_value"] = 0
 
 
 class _ChunkCache:
