@@ -4,25 +4,36 @@ CloudFiles takes HTTP 403 and empty answers for missing objects, and CloudVolume
 true "not found" is one. CloudFiles also retries inside, for minutes and whatever the fault: here it asks once, and who
 calls decides. `install` puts these meanings in CloudFiles' place, for this process. (cloudfiles/interfaces.py 6.4,
 `HttpInterface.get_file` and its neighbours; tests/test_stores.py holds the patched places against the pinned version.)
+
+Nothing that is stored is empty, and every compressed stream ends where its object ends. An object that a crash has
+torn (zeros at its end, or a part of it) may break either rule and still decompress: CloudFiles' gzip takes the size of
+what comes out from the last 4 bytes, and gives nothing where they are 0.
 """
 
+import bz2
+import lzma
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import brotli
 import cloudfiles.cloudfiles
+import cloudfiles.compression
 import cloudfiles.interfaces
 import cloudfiles.secrets
+import cloudvolume.compression
 import cloudvolume.secrets
+import numpy as np
 import requests
 import tenacity
-from cloudfiles.compression import decompress
+import zstandard
 from cloudvolume.datasource.precomputed.image import rx
+from cloudvolume.datasource.precomputed.sharding import ShardReader
 from cloudvolume.exceptions import EmptyVolumeException
+from isal import isal_zlib
 
-LONGEST_NOTHING = 64  # bytes: no compression makes more of nothing
 CONNECTIONS = 32  # kept open to a server
 TIMEOUT_S = (10, 60)  # to connect, and between two bytes of an answer
 ATTEMPTS = 6
@@ -48,8 +59,7 @@ class StrictHttpInterface(cloudfiles.interfaces.HttpInterface):  # type: ignore[
             response.raise_for_status()
             response.raw.decode_content = False
             content = response.raw.read()
-            encoding = response.headers.get("Content-Encoding")
-            return _not_empty(content, encoding, url), encoding, None, None
+            return _whole(content, url, start, end), response.headers.get("Content-Encoding"), None, None
 
 
 def _strict_http(interface: Any) -> Any:
@@ -61,18 +71,97 @@ def _strict(interface: Any) -> Any:
     """The interface with each file read once (retries are made here, not in it) and never empty."""
     read_once = getattr(interface.get_file, "__wrapped__", interface.get_file)
 
-    def get_file(self: Any, file_path: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        content, encoding, *rest = read_once(self, file_path, *args, **kwargs)
-        return _not_empty(content, encoding, file_path), encoding, *rest
+    def get_file(
+        self: Any, file_path: str, start: Any = None, end: Any = None, *args: Any, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        content, *rest = read_once(self, file_path, start, end, *args, **kwargs)
+        return _whole(content, file_path, start, end), *rest
 
     return type(f"Strict{interface.__name__}", (interface,), {"get_file": get_file})
 
 
-def _not_empty(content: bytes | None, encoding: str | None, name: str) -> bytes | None:
-    """What was read, unless there is nothing in it, compressed or not: nothing that is stored is empty."""
-    if content is not None and len(content) < LONGEST_NOTHING and not decompress(content, encoding, name):
+def _whole(content: Any, name: str, start: int | None, end: int | None) -> Any:
+    """What was read of an object, unless it is empty, or not the range of bytes that was asked for."""
+    if content is None:
+        return None
+    if len(content) == 0:
         raise DamagedError(f"{name} came back empty")
+    if start is not None and end is not None and len(content) != end - start:
+        raise DamagedError(f"{name}: {len(content)} bytes came back for bytes {start} to {end}")
     return content
+
+
+# What is compressed
+
+
+def decompress(content: Any, encoding: str | None, filename: str = "it") -> Any:
+    """As `cloudfiles.compression.decompress`, of the whole content, and never to nothing; else `DamagedError`."""
+    if content is None:
+        return None
+    decoded = _decoded(content, encoding.lower(), filename) if encoding else content
+    if len(decoded) == 0:
+        raise DamagedError(f"{filename} holds nothing")
+    return decoded
+
+
+def _decoded(content: bytes, encoding: str, filename: str) -> bytes:
+    if encoding not in _DECODERS:
+        raise ValueError(f"{filename} is compressed as {encoding!r}: want one of {', '.join(_DECODERS)}")
+    try:
+        return _DECODERS[encoding](content)
+    except Exception as error:  # each library has its own
+        raise DamagedError(f"{filename} is no whole {encoding}: {error}") from error
+
+
+def _of_streams(begin: Callable[[], Any], content: bytes) -> bytes:
+    """What the streams hold that the content is made of. `begin` makes a decoder of one."""
+    decoded = []
+    while content:
+        stream = begin()
+        decoded.append(stream.decompress(content))
+        if not stream.eof:
+            raise ValueError("it ends too soon")
+        content = stream.unused_data
+    return b"".join(decoded)
+
+
+_GZIP = partial(_of_streams, partial(isal_zlib.decompressobj, wbits=16 + 15))  # RFC 1952
+_BZ2 = partial(_of_streams, bz2.BZ2Decompressor)
+_XZ = partial(_of_streams, lzma.LZMADecompressor)
+_ZSTD = partial(_of_streams, lambda: zstandard.ZstdDecompressor().decompressobj())  # RFC 8878
+_DECODERS: dict[str, Callable[[bytes], bytes]] = {
+    "br": brotli.decompress,
+    "bz2": _BZ2,
+    "bzip2": _BZ2,
+    "gzip": _GZIP,
+    "lzma": _XZ,
+    "xz": _XZ,
+    "zstd": _ZSTD,
+}
+
+
+# Shards: many chunks in one object, with indices that say where each is. One that an index lacks is not there, so an
+# index must not be torn.
+# https://github.com/google/neuroglancer/blob/master/src/datasource/precomputed/sharded.md
+
+
+_read_index, _read_minishard_index = ShardReader.decode_index, ShardReader.decode_minishard_index
+
+
+def _decode_index(reader: ShardReader, binary: bytes | None, filename: str = "Shard") -> Any:
+    """(M, 2): where each minishard's index begins and ends; never all empty, as no shard is without chunks."""
+    index = _read_index(reader, binary, filename)
+    if (index[:, 0] == index[:, 1]).all():
+        raise DamagedError(f"{filename}: an index of nothing")
+    return index
+
+
+def _decode_minishard_index(reader: ShardReader, binary: bytes, filename: str = "") -> Any:
+    """(N, 3): each chunk's number, where it begins, and its length; each chunk once, and none empty."""
+    index = _read_minishard_index(reader, binary, filename)
+    if not len(index) or not index[:, 2].all() or len(np.unique(index[:, 0])) < len(index):
+        raise DamagedError(f"{filename}: an index that names chunks twice, or empty ones")
+    return index
 
 
 def install() -> None:
@@ -83,6 +172,10 @@ def install() -> None:
             continue
         is_http = issubclass(interface, cloudfiles.interfaces.HttpInterface)
         table[protocol] = _strict_http(interface) if is_http else _strict(interface)
+    # CloudVolume has the name from CloudFiles, and calls it by its own.
+    cloudfiles.compression.decompress = cloudvolume.compression.decompress = decompress
+    ShardReader.decode_index = _decode_index
+    ShardReader.decode_minishard_index = _decode_minishard_index
     # CloudVolume prints each failure to decode to stdout, where results go; the failure itself is raised as well.
     rx.print = lambda *words: None
     # What they say of credentials is for people too, but no result.

@@ -18,6 +18,7 @@ from small_jobs import (
     made_folder,
     put_json,
     spec_of,
+    stretch_arguments,
     voxels,
 )
 from volumes_made import chunk_file, make_layer
@@ -121,6 +122,18 @@ def test_24_a_truncated_chunk_is_tried_again_and_never_black(
     assert not (tmp_path / MADE).exists()
 
 
+@pytest.mark.parametrize("torn", [lambda whole: whole + bytes(4), lambda whole: whole[: len(whole) // 2] + bytes(99)])
+def test_24_a_torn_chunk_is_tried_again_and_never_black(
+    torn: Callable[[bytes], bytes], job: Arguments, failed: Refused, waits: list[float], tmp_path: Path
+) -> None:
+    image = image_layer(tmp_path, compress="gzip")
+    file = chunk_file(tmp_path / "image", 0, (0, 0, 5))
+    file.write_bytes(torn(file.read_bytes()))
+    assert "chunk at (0, 0, 5): DamagedError: " in failed("make_dataset.py", *job(image))
+    assert len(waits) == ATTEMPTS - 1
+    assert not (tmp_path / MADE).exists()
+
+
 def test_25_an_image_of_several_channels(job: Arguments, refused: Refused, tmp_path: Path) -> None:
     image = make_layer(tmp_path / "two", {0: np.stack([voxels()] * 2, axis=-1)})
     assert "two at MIP 0 has 2 channels: want 1" in refused("make_dataset.py", *job(image))
@@ -169,3 +182,47 @@ def test_28_volumes_of_two_resolutions(image: str, job: Arguments, refused: Refu
     line = refused("make_dataset.py", *job(image, field))
     assert "8 x 8 x 40 nm" in line
     assert "4 x 4 x 40 nm" in line
+
+
+@pytest.fixture
+def isotropic(tmp_path: Path) -> str:
+    """A volume whose levels halve z too: a grey value a section, those of MIP 1 of two sections each."""
+    sections = np.arange(10, 130, 10, dtype=np.uint8)
+    fine = np.broadcast_to(sections, (128, 128, 12)).copy()
+    return make_layer(tmp_path / "cubes", {0: fine, 1: fine[::2, ::2, ::2]}, (8, 8, 8), factor=(2, 2, 2))
+
+
+REFUSED = "cubes at MIP 1 has voxels of 16 x 16 x 16 nm"
+
+
+@pytest.mark.parametrize("what", ["image", "reference", "mask", "field", "field reference"])
+def test_28_a_volume_whose_levels_are_not_halved_in_x_and_y_alone(
+    what: str, isotropic: str, image: str, job: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    spec = spec_of(image)
+    at_mip_1 = {"path": isotropic, "src_mip": 1}
+    reference = {**at_mip_1, "dst_mip": 1, "x_size": 16, "y_size": 16}
+    if what == "image":
+        spec["image"] = at_mip_1
+    elif what == "reference":
+        spec["image"]["reference"] = reference
+    elif what == "mask":
+        spec["masks"] = [{**at_mip_1, "threshold": 1}]
+    elif what == "field":
+        spec["field"] = at_mip_1
+    else:
+        spec["field"] = {"path": field_layer(tmp_path), "src_mip": 2, "reference": reference}
+    path = put_json(tmp_path / "cubes.json", {**spec, "dst_mip": 1})
+    for destination in (tmp_path / "out", f"file://{tmp_path}/layer"):
+        made_folder(tmp_path / "out")
+        assert REFUSED in refused("make_dataset.py", *dataset_arguments(path, destination))
+    assert not (tmp_path / "layer").exists()
+
+
+def test_28_a_stretch_or_its_defects_whose_levels_are_not_halved_in_x_and_y_alone(
+    isotropic: str, refused: Refused, tmp_path: Path
+) -> None:
+    image = make_layer(tmp_path / "image", {0: voxels(), 1: voxels()[::2, ::2]})
+    defects = {"cv_path_defects": isotropic, "mask_val": 1}
+    assert REFUSED in refused("download_image.py", *stretch_arguments(isotropic, tmp_path, mips=1))
+    assert REFUSED in refused("download_image.py", *stretch_arguments(image, tmp_path, mips=1, **defects))

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import cloudfiles.cloudfiles
+import cloudfiles.compression
 import cloudfiles.interfaces
 import cloudfiles.secrets
+import cloudvolume.compression
 import cloudvolume.secrets
 import pytest
 import requests
 from cloudfiles import CloudFiles
-from cloudfiles.compression import decompress
 from cloudfiles.interfaces import FileInterface, GoogleCloudStorageInterface, HttpInterface, S3Interface
 from cloudfiles.paths import extract
 from cloudvolume import CloudVolume
+from cloudvolume.datasource.precomputed import sharding
 from cloudvolume.datasource.precomputed.image import rx
 from layers_served import Answer, Server, served
 from small_jobs import image_layer, made_folder
@@ -91,11 +93,38 @@ def test_get_file_gives_the_content_and_its_encoding_first(tmp_path: Path) -> No
     assert interface.get_file("b") == (None, None, None, None)
 
 
-def test_decompress_tells_nothing_from_something() -> None:
-    assert decompress(b"abc", None, "name") == b"abc"
-    empty_gzip = bytes.fromhex("1f8b080000000000000303000000000000000000")
-    assert decompress(empty_gzip, "gzip", "name") == b""
-    assert len(empty_gzip) < stores.LONGEST_NOTHING
+def test_a_range_of_another_length_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    interface = TABLE["file"](extract(f"file://{tmp_path}"))
+    assert interface.get_file("a", start=1, end=4)[0] == b"ont"
+    with pytest.raises(stores.DamagedError, match="a: 3 bytes came back for bytes 4 to 9"):
+        interface.get_file("a", start=4, end=9)
+
+
+# What is compressed
+
+
+@pytest.mark.parametrize("module", [cloudfiles.compression, cloudvolume.compression])
+def test_what_decompresses_is_ours(module: Any) -> None:
+    assert module.decompress is stores.decompress
+
+
+@pytest.mark.parametrize(
+    "compression", [name for name in cloudfiles.compression.COMPRESSION_TYPES if isinstance(name, str) and name]
+)
+def test_it_knows_every_compression_that_is_known(compression: str) -> None:
+    packed = cloudfiles.compression.compress(b"content", compression)
+    assert stores.decompress(packed, compression) == b"content"
+
+
+def test_a_compression_that_is_not_known_is_said() -> None:
+    with pytest.raises(ValueError, match=r"^a is compressed as 'lz4': want one of br, bz2"):
+        stores.decompress(b"content", "lz4", "a")
+
+
+def test_an_unsharded_chunk_and_an_index_of_shards_are_decompressed_by_name() -> None:
+    assert rx.compression is cloudfiles.compression
+    assert sharding.compression is cloudvolume.compression
 
 
 # HTTP

@@ -1,6 +1,7 @@
 """Reading volumes: what is there, what is not, and what cannot be read."""
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def test_zarr_v3_with_a_translation_is_refused(volumes: Volumes, waits: list[flo
     path = make_zarr3(folder, VOXELS, CHUNK)
     meta = folder / "zarr.json"
     meta.write_text(meta.read_text().replace('"translation":[0,0,0]', '"translation":[120,0,0]'))  # z, y, x
-    with pytest.raises(UsageError, match="a zarr v3 layer with a translation, which CloudVolume misplaces"):
+    with pytest.raises(UsageError, match=r"the translation of level 0 is \[0.0, 0.0, 120.0\] in x, y, z: want none"):
         volumes.open(path, 0)
     assert waits == []
 
@@ -432,7 +433,40 @@ def test_http_layer_is_opened_after_a_failure(volumes: Volumes, waits: list[floa
     assert len(waits) == 1
 
 
-# Volumes that do not fit one another
+# Volumes that do not fit one another, or whose levels do not
+
+
+@pytest.mark.parametrize(
+    ("factor", "found"),
+    [((2, 2, 2), "8 x 8 x 80"), ((4, 4, 1), "16 x 16 x 40"), ((2, 1, 1), "8 x 4 x 40"), ((1, 1, 1), "4 x 4 x 40")],
+)
+def test_a_level_of_another_pyramid_is_refused(
+    volumes: Volumes, folder: Path, factor: tuple[int, int, int], found: str
+) -> None:
+    layer = make_layer(folder, {0: VOXELS}, chunk=CHUNK)
+    add_level(folder, [4 * factor[0], 4 * factor[1], 40 * factor[2]])
+    assert volumes.open(layer, 0).stop == SIZE
+    with pytest.raises(UsageError, match=f"layer at MIP 1 has voxels of {found} nm, .* want 8 x 8 x 40 nm: x"):
+        volumes.open(layer, 1)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "coarse"), [([3.5371, 3.5371, 40], [7.074, 7.0745, 40]), ([4, 4, 40], [8, 8, 40.0001])]
+)
+def test_a_level_whose_voxel_size_is_rounded_is_not(
+    volumes: Volumes, folder: Path, resolution: list[float], coarse: list[float]
+) -> None:
+    layer = make_layer(folder, {0: VOXELS}, chunk=CHUNK)
+    add_level(folder, coarse, of=resolution)
+    assert volumes.open(layer, 1).resolution == tuple(coarse)
+
+
+def add_level(folder: Path, resolution: list[float], of: list[float] | None = None) -> None:
+    """Say in the info in `folder` that there is a MIP 1 with such voxels, and perhaps of which those of MIP 0 are."""
+    info = json.loads((folder / "info").read_text())
+    info["scales"][0]["resolution"] = of or info["scales"][0]["resolution"]
+    info["scales"].append({**info["scales"][0], "key": "mip1", "resolution": resolution})
+    (folder / "info").write_text(json.dumps(info))
 
 
 def test_levels_of_one_scale_fit(volumes: Volumes, folder: Path) -> None:

@@ -20,11 +20,13 @@ def make_layer(
     voxel_offset: Triple = (0, 0, 0),
     chunk: Triple = (64, 64, 1),
     compress: str | bool = "gzip",
+    factor: Triple = (2, 2, 1),
 ) -> str:
     """Write a precomputed layer with MIPs 0 to the coarsest in `levels`, and give its cloud path.
 
     levels: MIP to array; levels between that are not given are in the info, without a chunk. resolution (nm) and
-    voxel_offset are those of MIP 0, where the finest level given is taken to be whole: its size times 2^MIP.
+    voxel_offset are those of MIP 0, where the finest level given is taken to be whole: its size times 2^MIP. factor:
+    by which voxels grow from one level to the next.
     """
     finest = min(levels)
     x_size, y_size, z_size = levels[finest].shape[:3]
@@ -41,7 +43,7 @@ def make_layer(
     )
     layer = CloudVolume(path, info=info, progress=False)
     for mip in range(1, max(levels) + 1):
-        layer.add_scale((2**mip, 2**mip, 1), chunk_size=list(chunk))
+        layer.add_scale([step**mip for step in factor], chunk_size=list(chunk))
     layer.commit_info()
     for mip, array in levels.items():
         level = CloudVolume(path, mip=mip, progress=False, compress=compress)
@@ -107,15 +109,15 @@ def make_zarr2(folder: Path, levels: Sequence[np.ndarray], chunk: Triple) -> str
     return f"zarr2://file://{folder}"
 
 
-def make_n5(folder: Path, levels: Sequence[np.ndarray], chunk: Triple) -> str:
-    """Write arrays (X, Y, Z), MIP 0 first, as an n5 layer: big-endian, x fastest, in gzip."""
+def make_n5(folder: Path, levels: Sequence[np.ndarray], chunk: Triple, compression: str = "gzip") -> str:
+    """Write arrays (X, Y, Z), MIP 0 first, as an n5 layer: big-endian, x fastest, in gzip or raw."""
     factors = [[2**mip, 2**mip, 1] for mip in range(len(levels))]
     resolution = {"unit": "nm", "dimensions": [4, 4, 40]}
     _put_json(folder / "attributes.json", {"n5": "2.5.0", "scales": factors, "pixelResolution": resolution})
     for mip, array in enumerate(levels):
         meta = {
             "dataType": array.dtype.name,
-            "compression": {"type": "gzip", "level": 1},
+            "compression": {"type": compression},
             "blockSize": chunk,
             "dimensions": array.shape,
             "downsamplingFactors": factors[mip],
@@ -124,7 +126,8 @@ def make_n5(folder: Path, levels: Sequence[np.ndarray], chunk: Triple) -> str:
         for (x, y, z), part in _blocks(array, chunk):
             head = struct.pack(">HHIII", 0, 3, *part.shape)
             body = part.astype(part.dtype.newbyteorder(">")).tobytes("F")
-            _put(folder / f"s{mip}" / str(x) / str(y) / str(z), head + gzip.compress(body))
+            content = gzip.compress(body) if compression == "gzip" else body
+            _put(folder / f"s{mip}" / str(x) / str(y) / str(z), head + content)
     return f"n5://file://{folder}"
 
 

@@ -18,12 +18,16 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from cloudfiles import CloudFiles
 from cloudvolume import Bbox, CloudVolume
+from cloudvolume.datasource.n5.metadata import N5Metadata
 from cloudvolume.exceptions import EmptyVolumeException, InfoError
+from cloudvolume.paths import strict_extract
 
 from ..boxes import Window
 from ..errors import UsageError, WorkError
 from ..stores import CONNECTIONS, install, is_from_store, reason, retrying
+from .zarr_forms import FormError, Level, NoMetadataError, levels_of
 
 CACHE_BYTES = 256 * 2**20
 
@@ -58,7 +62,7 @@ class Volume:
         self.start: _TripleInt = _ints(bounds.minpt)
         self.stop: _TripleInt = _ints(bounds.maxpt)
         self.chunk: _TripleInt = _ints(layer.mip_chunk_size(mip))
-        self.dtype = np.dtype(layer.dtype)
+        self.dtype = np.dtype(layer.dtype).newbyteorder("=")
         self.channels = int(layer.num_channels)
         self.resolution: tuple[float, ...] = tuple(float(size) for size in layer.mip_resolution(mip))
 
@@ -117,7 +121,7 @@ class Volume:
             return None
         # n5 is big-endian (https://github.com/saalfeldlab/n5, "File-system specification"), but CloudVolume 12.15
         # reads it as little-endian (cloudvolume/datasource/n5/image.py).
-        return chunk.byteswap() if self._layer.meta.path.format == "n5" else chunk
+        return chunk.byteswap() if isinstance(self._layer.meta, N5Metadata) else chunk
 
     def _inside(self, window: Window) -> list[tuple[int, int]]:
         return [
@@ -145,14 +149,16 @@ class Volumes:
         self._retrying = retrying(sleep=sleep, on_retry=self._count_retry)
 
     def open(self, path: str, mip: int) -> Volume:
-        """A layer at one level; `UsageError` if there is no such layer or level, `WorkError` if it cannot be asked."""
+        """A layer at one level; `UsageError` if there is none such to be read, `WorkError` if it cannot be asked."""
         if path not in self._layers:
             self._layers[path] = self._open_layer(path)
         layer = self._layers[path]
         if mip not in layer.available_mips:
             have = ", ".join(str(level) for level in layer.available_mips)
             raise UsageError(f"{path} has no MIP {mip}: it has {have}")
-        return Volume(self, layer, path, mip)
+        volume = Volume(self, layer, path, mip)
+        _check_level(volume, layer.mip_resolution(0))
+        return volume
 
     def open_layers(self, paths: Iterable[str]) -> None:
         """Open several layers at once: each takes a few requests, one after the other."""
@@ -195,18 +201,42 @@ class Volumes:
 def open_layer(path: str) -> CloudVolume:
     """The layer at a path; `NoLayerError` if there is none that can be read. One attempt."""
     try:
+        levels = _zarr_levels(path)
         layer = CloudVolume(path, bounded=False, fill_missing=False, progress=False, parallel=1, cache=False)
-    except InfoError:
+        if levels:
+            _correct(layer, levels)
+        return layer
+    except (InfoError, NoMetadataError):
         raise NoLayerError(f"{path}: no CloudVolume layer there (no info file)") from None
+    except FormError as error:
+        raise NoLayerError(f"{path}: not a layer that is read right: {error}") from None
     except Exception as error:
         if is_from_store(error):
             raise
         raise NoLayerError(f"{path}: not a CloudVolume layer ({type(error).__name__}: {error})") from None
-    offset = _ints(layer.mip_voxel_offset(0))
-    if layer.meta.path.format == "zarr3" and offset != offset[::-1]:
-        # CloudVolume 12.15 takes a translation, which zarr gives in the order z, y, x, for one in x, y, z.
-        raise NoLayerError(f"{path}: a zarr v3 layer with a translation, which CloudVolume misplaces")
-    return layer
+
+
+def _zarr_levels(path: str) -> list[Level]:
+    """The levels of a layer of zarr or n5, of a form that is read right; none of any other format."""
+    format = strict_extract(path).format
+    if format not in ("zarr", "zarr2", "zarr3", "n5"):
+        return []
+    files = CloudFiles(path, progress=False)
+    if format == "zarr":  # as CloudVolume tells
+        format = "zarr3" if files.exists("zarr.json") else "zarr2"
+    return levels_of(format, files.get_json)
+
+
+def _correct(layer: CloudVolume, levels: list[Level]) -> None:
+    """Say of each level what its own metadata say, where CloudVolume reckons from MIP 0 and whole factors."""
+    scales = layer.meta.info["scales"]
+    if len(scales) != len(levels):
+        raise FormError(f"of its {len(levels)} levels some have voxels of one size, by the nearest whole factor")
+    for scale, level in zip(scales, levels, strict=True):
+        scale.update(size=list(level.size), resolution=list(level.resolution))
+    for array in getattr(layer.meta, "zarrays", ()):
+        if array["fill_value"] is None:  # of which CloudVolume cannot fill what it then overwrites
+            array["fill_value"] = 0
 
 
 class _ChunkCache:
@@ -281,6 +311,19 @@ def window_text(window: Window) -> str:
     return f"x {x_low}..{x_high}, y {y_low}..{y_high}, z {window.z}"
 
 
+# Voxels of one size: info files give it rounded, so sizes count as equal to a thousandth.
+
+
+def _check_level(volume: Volume, mip0: Any) -> None:
+    """Refuse a level that is not MIP 0, with voxels of such a size, halved in x and y for each MIP, and in z never."""
+    expected = [float(size) * grown for size, grown in zip(mip0, (2**volume.mip, 2**volume.mip, 1), strict=True)]
+    if not np.allclose(volume.resolution, expected, rtol=1e-3):
+        raise UsageError(
+            f"{volume} has voxels of {_nm(volume.resolution)} nm, and MIP 0 of {_nm(mip0)} nm: "
+            f"want {_nm(expected)} nm: x and y halved at each MIP, z never"
+        )
+
+
 def check_scales(volumes: list[Volume]) -> None:
     """Refuse volumes whose voxels are not the same size: their starts would mean different places."""
     bases = [(volume, *_mip0_resolution(volume)) for volume in volumes]
@@ -289,7 +332,7 @@ def check_scales(volumes: list[Volume]) -> None:
         if not np.allclose(found, expected, rtol=1e-3):
             raise UsageError(
                 f"{volume} has voxels of {_nm(found)} nm at MIP 0, but {first} of {_nm(expected)} nm: "
-                "want volumes of one resolution, with x and y halved at each MIP and z never"
+                "want volumes of one resolution"
             )
 
 
@@ -298,5 +341,5 @@ def _mip0_resolution(volume: Volume) -> tuple[float, float, float]:
     return x / 2**volume.mip, y / 2**volume.mip, z
 
 
-def _nm(sizes: list[float]) -> str:
+def _nm(sizes: Iterable[float]) -> str:
     return " x ".join(f"{size:g}" for size in sizes)
