@@ -83,7 +83,8 @@ def _upsample_rows(array: np.ndarray, factor: int) -> np.ndarray:
         offset = np.float32((phase + 0.5) / factor - 0.5)
         neighbour, weight = (before, -offset) if offset < 0 else (after, offset)
         np.multiply(array, 1 - weight, out=finer[..., phase, :])
-        finer[..., phase, :] += weight * neighbour
+        with np.errstate(invalid="ignore"):  # infinities of both signs beside each other: NaN, as it should be
+            finer[..., phase, :] += weight * neighbour
     return finer.reshape(*rest, x_size * factor, y_size)
 
 
@@ -105,7 +106,8 @@ def _blocks(array: np.ndarray, factor: int) -> np.ndarray:
 
 def mean_finite_vector(field: np.ndarray) -> np.ndarray | None:
     """The mean of the vectors whose two components are both finite, (2,) float64; None if there are none."""
-    total = field.sum(axis=(1, 2), dtype=np.float64)  # no sum of float32 overflows float64
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        total = field.sum(axis=(1, 2), dtype=np.float64)  # no sum of float32 overflows float64
     if np.isfinite(total).all():
         return np.asarray(total / field[0].size)
     finite = np.isfinite(field).all(axis=0)

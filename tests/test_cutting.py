@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import literal
 import numpy as np
 import pytest
 from cloudvolume import CloudVolume
+from one_sample import Sample, Volume, sample
 from volumes_made import make_layer
 
 from curation.errors import WorkError
@@ -84,30 +84,16 @@ def cut(spec: dict[str, Any], folder: Path, parallel: int = 1, **options: Any) -
     return dst / name, dst / f"field_0_{name}"
 
 
-def expected_sample(made: Made, start: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """The normalised image (12, 8), the residual field (2, 12, 8), and the translation (x, y)."""
-    at_mip2 = (OFFSET[0] // 4, OFFSET[1] // 4, OFFSET[2])
-    at_mip1 = (OFFSET[0] // 2, OFFSET[1] // 2, OFFSET[2])
-    x, y, z = start
-    # 1. The mean of the finite vectors of the reference, 6 x 5 pixels at MIP 2, floored to multiples of 2^2.
-    vectors = literal.cutout(made.field, (x // 4, y // 4, z), (6, 5), at_mip2)
-    finite = np.isfinite(vectors).all(axis=0)
-    shift_y, shift_x = (int(np.floor(component[finite].mean() / 4) * 4) for component in vectors)
-    # 2. The residual: 6 x 4 pixels of MIP 2 brought to MIP 1, less the translation, in pixels of MIP 1.
-    vectors = literal.cutout(made.field, (x // 4, y // 4, z), (6, 4), at_mip2)
-    residual = np.stack(
-        [(literal.finer(component, 2) - less) / 2 for component, less in zip(vectors, (shift_y, shift_x), strict=True)]
-    )
-    # 3. The image at the shifted start, normalised over the reference of 16 x 10 pixels there.
-    corner = ((x + shift_x) // 2, (y + shift_y) // 2, z)
-    reference = literal.cutout(made.image, corner, (16, 10), at_mip1)[0]
-    unmasked = literal.cutout(made.mask, corner, (16, 10), at_mip1)[0] < 200
-    usable = reference[(reference != 0) & unmasked]
-    image = literal.cutout(made.image, corner, (12, 8), at_mip1)[0]
-    normalised = (image - usable.mean()) / usable.std(ddof=1)
-    normalised[literal.cutout(made.mask, corner, (12, 8), at_mip1)[0] >= 200] = 0
-    normalised[image == 0] = 0
-    return normalised, residual, (shift_x, shift_y)
+def expected_sample(made: Made, start: tuple[int, int, int]) -> Sample:
+    """What the contract makes of one box."""
+    at_mip1, at_mip2 = ((OFFSET[0] >> mip, OFFSET[1] >> mip, OFFSET[2]) for mip in (1, 2))
+    chunk = (16, 16, 2)
+    volumes = {
+        (made.spec["image"]["path"], 1): Volume(made.image, at_mip1, chunk),
+        (made.spec["masks"][0]["path"], 1): Volume(made.mask, at_mip1, chunk),
+        (made.spec["field"]["path"], 2): Volume(made.field, at_mip2, chunk),
+    }
+    return sample(made.spec, volumes, start)
 
 
 def test_every_rule_of_one_sample(made: Made, tmp_path: Path) -> None:
@@ -118,13 +104,13 @@ def test_every_rule_of_one_sample(made: Made, tmp_path: Path) -> None:
         assert fields["main"].shape == (3, 2, 12, 8)
         assert fields["main"].chunks == (1, 2, 12, 8)
         for index, boxes in enumerate(made.spec["pairs"]):
-            source, residual, shift = expected_sample(made, tuple(boxes["src"].values()))
-            np.testing.assert_allclose(images["main"][index, 0], source, atol=1e-5)
-            np.testing.assert_allclose(fields["main"][index], residual, atol=1e-5)
-            assert tuple(images["translation"][index, 0]) == shift
-            target, residual, shift = expected_sample(made, tuple(boxes["tgt"].values()))
-            np.testing.assert_allclose(images["main"][index, 1], literal.pulled(target, residual), atol=1e-4)
-            assert tuple(images["translation"][index, 1]) == shift
+            source = expected_sample(made, tuple(boxes["src"].values()))
+            np.testing.assert_allclose(images["main"][index, 0], source.image, atol=1e-5)
+            np.testing.assert_allclose(fields["main"][index], source.residual, atol=1e-5)
+            assert tuple(images["translation"][index, 0]) == source.translation
+            target = expected_sample(made, tuple(boxes["tgt"].values()))
+            np.testing.assert_allclose(images["main"][index, 1], target.warped, atol=1e-4)
+            assert tuple(images["translation"][index, 1]) == target.translation
             np.testing.assert_array_equal(fields["translation"][index], images["translation"][index])
             np.testing.assert_array_equal(
                 images["start"][index], [list(boxes["src"].values()), list(boxes["tgt"].values())]
@@ -133,9 +119,9 @@ def test_every_rule_of_one_sample(made: Made, tmp_path: Path) -> None:
 
 def test_the_small_volume_tries_what_it_is_for(made: Made) -> None:
     samples = [expected_sample(made, tuple(box.values())) for boxes in made.spec["pairs"] for box in boxes.values()]
-    assert any(not np.isfinite(residual).all() for _, residual, _ in samples)
-    assert any((image == 0).any() for image, _, _ in samples)
-    assert all(shift != (0, 0) for _, _, shift in samples)
+    assert any(not np.isfinite(box.residual).all() for box in samples)
+    assert any((box.image == 0).any() for box in samples)
+    assert all(box.translation != (0, 0) for box in samples)
 
 
 def test_fields_are_rounded_to_two_decimals(made: Made, tmp_path: Path) -> None:
@@ -189,8 +175,8 @@ def test_a_cloud_path_gets_the_warped_images_as_a_layer(made: Made, tmp_path: Pa
     stored = np.moveaxis(np.asarray(layer[:, :, :])[..., 0], -1, 0)
     for index, boxes in enumerate(made.spec["pairs"]):
         for role, box in enumerate(boxes.values()):
-            image, residual, _ = expected_sample(made, tuple(box.values()))
-            np.testing.assert_allclose(stored[2 * index + role], literal.pulled(image, residual), atol=1e-4)
+            expected = expected_sample(made, tuple(box.values()))
+            np.testing.assert_allclose(stored[2 * index + role], expected.warped, atol=1e-4)
 
 
 def test_the_file_says_what_it_is(made: Made, tmp_path: Path) -> None:
@@ -202,8 +188,8 @@ def test_the_file_says_what_it_is(made: Made, tmp_path: Path) -> None:
         assert images["main"].compression == "gzip"
         assert images["main"].shuffle
         # Of the first source, 12 x 8 pixels: none but black and masked ones are missing from what is valid.
-        source, _, _ = expected_sample(made, (48, 0, 4))
-        assert images["valid"][0, 0] == pytest.approx((source != 0).mean())
+        source = expected_sample(made, (48, 0, 4))
+        assert images["valid"][0, 0] == pytest.approx((source.image != 0).mean())
 
 
 def test_a_suffix_marks_the_field_file(made: Made, tmp_path: Path) -> None:
