@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--mask_val", type=float, help="pixels whose defect value is at least this become 0")
     made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
     made.add_argument("--missing", choices=("black", "fail"), default="black", help="a chunk that is not there (black)")
+    made.add_argument(
+        "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
+    )
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     made.add_argument("--overwrite", action="store_true", help="replace finished output")
     return made
@@ -50,6 +53,7 @@ def main(args: argparse.Namespace) -> None:
             mask_val=args.mask_val,
             parallel=args.parallel,
             missing=args.missing,
+            retry_for=args.retry_for,
             dry_run=args.dry_run,
             overwrite=args.overwrite,
         )

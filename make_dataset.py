@@ -20,6 +20,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--suffix", help="a tag before .h5 in the field file's name, such as a checkpoint's")
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
     made.add_argument("--missing", choices=("black", "fail"), default="black", help="a chunk that is not there (black)")
+    made.add_argument(
+        "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
+    )
     made.add_argument("--min_valid", type=cli.fraction, help="leave out pairs with less valid area in either image")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     made.add_argument("--overwrite", action="store_true", help="replace finished output")
@@ -37,6 +40,7 @@ def main(args: argparse.Namespace) -> None:
             suffix=args.suffix,
             decimals=args.field_decimals,
             missing=args.missing,
+            retry_for=args.retry_for,
             min_valid=args.min_valid,
             dry_run=args.dry_run,
             overwrite=args.overwrite,

@@ -107,6 +107,17 @@ def width(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """A length of time of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length of time: want seconds, 0 or more")
+    return value
+
+
 def triple(values: list[float] | None) -> tuple[float, float, float] | None:
     """Three values of an option, if it was given."""
     if values is None:

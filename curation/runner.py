@@ -14,9 +14,10 @@ import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
@@ -36,24 +37,43 @@ DEATHS_ALLOWED = 2  # of workers, while any one unit is in their hands
 # so that their ends would not show.
 _CONTEXT = multiprocessing.get_context("forkserver")
 
-_WANT, _RESULT, _FAILED = "want", "result", "failed"
+_WANT, _RESULT, _FAILED, _SAID = "want", "result", "failed", "said"
+_sending = threading.Lock()  # so that messages of several threads do not mix
 
 
 def run(
     work: "Work[Unit, Result]",
     runs: Sequence[Sequence[Unit]],
     workers: int,
-) -> Iterator[tuple[int, Result]]:
+    hear: Callable[[int, Any], None] = lambda number, what: None,
+) -> Generator[tuple[int, Result], None, None]:
     """Results as they come, each with its unit's number: its place among the units of all runs laid end to end.
 
     One worker is this process itself; more are processes of their own, which are given `work` pickled. `work`'s first
-    argument is the worker's number. What `work` raises is raised here.
+    argument is the worker's number. What `work` raises is raised here. hear: called with a worker's number and what it
+    says beside its results (`say`); of one that has died, with None.
     """
     numbered = _number(runs)
     workers = min(workers, len(runs))
     if workers <= 1:
-        return work(0, (item for run in numbered for item in run))
-    return _Pool(work, numbered, workers).results()
+        _here.say = partial(hear, 0)
+        yield from work(0, (item for run in numbered for item in run))
+    else:
+        yield from _Pool(work, numbered, workers, hear).results()
+
+
+def say(what: Any) -> None:
+    """Tell whoever runs this worker something beside its results; from any of its threads."""
+    _here.say(what)
+
+
+class _Here:
+    """How this process, if it is a worker, says something."""
+
+    say: Callable[[Any], None] = staticmethod(lambda what: None)
+
+
+_here = _Here()
 
 
 def warm_up(*modules: str) -> None:
@@ -73,7 +93,8 @@ def ahead(function: Callable[[Unit], Result], units: Iterable[Unit], depth: int)
         for unit in units:
             yield unit, function(unit)
         return
-    with ThreadPoolExecutor(depth) as pool:
+    pool = ThreadPoolExecutor(depth)
+    try:
         under_way: deque[tuple[Unit, Future[Result]]] = deque()
         for unit in units:
             under_way.append((unit, pool.submit(function, unit)))
@@ -82,11 +103,20 @@ def ahead(function: Callable[[Unit], Result], units: Iterable[Unit], depth: int)
                 yield first, future.result()
         for unit, future in under_way:
             yield unit, future.result()
+    finally:  # not waited for where the work is broken off: it may be waiting for a store itself
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Pool(Generic[Unit, Result]):
-    def __init__(self, work: "Work[Unit, Result]", runs: list[list[tuple[int, Unit]]], workers: int) -> None:
+    def __init__(
+        self,
+        work: "Work[Unit, Result]",
+        runs: list[list[tuple[int, Unit]]],
+        workers: int,
+        hear: Callable[[int, Any], None],
+    ) -> None:
         self._work = work
+        self._hear = hear
         self._waiting = deque(runs)
         self._left = sum(map(len, runs))
         self._workers = workers
@@ -122,6 +152,8 @@ class _Pool(Generic[Unit, Result]):
             return
         if kind == _FAILED:
             raise content[0]
+        if kind == _SAID:
+            self._hear(member.number, content[0])
         if kind == _RESULT:
             number, result = content
             if member.units.pop(number, None) is not None:
@@ -138,6 +170,7 @@ class _Pool(Generic[Unit, Result]):
         del self._members[member.pipe]
         member.pipe.close()
         member.process.join()
+        self._hear(member.number, None)
         for number in member.units:
             self._deaths[number] = self._deaths.get(number, 0) + 1
         if any(self._deaths[number] > DEATHS_ALLOWED for number in member.units) or not member.units:
@@ -173,6 +206,7 @@ def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which an ended worker would leave behind
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _here.say = lambda what: _send(pipe, (_SAID, what))
     try:
         for done, result in work(number, _units(pipe)):
             _send(pipe, (_RESULT, done, result))
@@ -190,9 +224,10 @@ def _send(pipe: Connection, message: Any) -> None:
     arrays: list[pickle.PickleBuffer] = []
     content = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
     views = [array.raw() for array in arrays]
-    pipe.send(([view.nbytes for view in views], content))
-    for view in views:
-        _all_of(view, lambda part: os.writev(pipe.fileno(), [part]))
+    with _sending:
+        pipe.send(([view.nbytes for view in views], content))
+        for view in views:
+            _all_of(view, lambda part: os.writev(pipe.fileno(), [part]))
 
 
 def _receive(pipe: Connection) -> Any:

@@ -12,11 +12,14 @@ what comes out from the last 4 bytes, and gives nothing where they are 0.
 
 import bz2
 import lzma
+import random
 import sys
+import threading
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import brotli
 import cloudfiles.cloudfiles
@@ -27,7 +30,6 @@ import cloudvolume.compression
 import cloudvolume.secrets
 import numpy as np
 import requests
-import tenacity
 import zstandard
 from cloudvolume.datasource.precomputed.image import rx
 from cloudvolume.datasource.precomputed.sharding import ShardReader
@@ -36,7 +38,8 @@ from isal import isal_zlib
 
 CONNECTIONS = 32  # kept open to a server
 TIMEOUT_S = (10, 60)  # to connect, and between two bytes of an answer
-ATTEMPTS = 6
+
+Answer = TypeVar("Answer")
 
 
 class DamagedError(OSError):
@@ -184,14 +187,7 @@ def install() -> None:
 
 def is_denied(error: BaseException) -> bool:
     """Whether a store, or the file system, refused access: 401 or 403 in any of the clients' spellings."""
-    if isinstance(error, PermissionError):
-        return True
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:  # requests; google.api_core
-        status = getattr(response, "status_code", None) or getattr(error, "code", None)
-    return status in (401, 403)
+    return isinstance(error, PermissionError) or _status(error) in (401, 403)
 
 
 def is_from_store(error: BaseException) -> bool:
@@ -200,9 +196,28 @@ def is_from_store(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether another attempt may succeed: anything but a refusal and a true "not found"."""
-    return isinstance(error, Exception) and not is_denied(error) and not isinstance(error, EmptyVolumeException)
+def is_outage(error: BaseException) -> bool:
+    """Whether a store is away or asks for time: it gave no answer, or half of one, or one that says so."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in (408, 425, 429)  # RFC 9110 and 8470; RFC 6585
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & _AWAY) and "SSLError" not in kinds  # of a certificate that is not trusted
+
+
+# In builtins, requests, urllib3, botocore and google.auth.
+_AWAY = {"ConnectionError", "TimeoutError", "Timeout", "ChunkedEncodingError", "ProtocolError"}
+_AWAY |= {"HTTPClientError", "IncompleteRead", "IncompleteReadError", "TransportError"}
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that a store answered."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:  # requests; google.api_core
+        status = getattr(response, "status_code", None) or getattr(error, "code", None)
+    return int(status) if isinstance(status, int) else None
 
 
 def reason(error: BaseException) -> str:
@@ -210,20 +225,107 @@ def reason(error: BaseException) -> str:
     return "access was denied" if is_denied(error) else f"{type(error).__name__}: {error}"
 
 
-def retrying(
-    attempts: int = ATTEMPTS,
-    sleep: Callable[[float], None] = time.sleep,
-    on_retry: Callable[[], None] = lambda: None,
-) -> tenacity.Retrying:
-    """Calls a function until it succeeds, with growing waits between its attempts; the last error is raised.
+# Asking again
 
-    Only errors that may pass are met with another attempt. on_retry: called before each wait.
+CHECK_FOR_S = 30.0  # that an outage is waited out before the work begins, when a person may be looking on
+ATTEMPTS = 6  # for what is no outage, but may pass
+_SHORTEST_S, _LONGEST_S = 0.5, 30.0  # that the first wait takes at the most, and that any takes
+
+
+class Patience:
+    """Asks a store until it gives what it was asked for, with waits between that grow and are random.
+
+    An outage is waited out, each question's for `retry_for` seconds, and as long as the store says (`Retry-After`).
+    Other errors are given `attempts` in all, and a refusal and a true "not found" one. on_retry: called before each
+    wait. on_wait: told since when the store is waited for, in seconds since the epoch, whenever that changes; None:
+    it is not. Both may be called from several threads.
     """
-    return tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
-        retry=tenacity.retry_if_exception(is_transient),
-        before_sleep=lambda state: on_retry(),
-        reraise=True,
-        sleep=sleep,
-    )
+
+    def __init__(
+        self,
+        retry_for: float = CHECK_FOR_S,
+        attempts: int = ATTEMPTS,
+        sleep: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_retry: Callable[[], None] = lambda: None,
+        on_wait: Callable[[float | None], None] = lambda since: None,
+    ) -> None:
+        self._retry_for = retry_for
+        self._attempts = attempts
+        self._ended = threading.Event()
+        self._sleep = sleep or self._ended.wait
+        self._clock = clock
+        self._on_retry = on_retry
+        self._on_wait = on_wait
+        self._waiting: list[float] = []  # since when, of each question that an outage meets, the first first
+        self._lock = threading.Lock()
+
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """What a question gives; its last error if that is not to be."""
+        outage_ends = since = None
+        failures = others = 0
+        try:
+            while True:
+                try:
+                    return question()
+                except Exception as error:
+                    wait = random.uniform(0, min(_SHORTEST_S * 2**failures, _LONGEST_S))
+                    failures += 1
+                    if is_outage(error):
+                        now = self._clock()
+                        outage_ends = outage_ends or now + self._retry_for
+                        if now >= outage_ends:
+                            raise
+                        since = since or self._begin_waiting()
+                        wait = min(max(wait, retry_after(error)), outage_ends - now)
+                    else:
+                        others += 1
+                        if others >= self._attempts or not _may_pass(error):
+                            raise
+                self._on_retry()
+                self._sleep(wait)
+                if self._ended.is_set():
+                    raise InterruptedError("the work has ended")
+        finally:
+            if since is not None:
+                self._end_waiting(since)
+
+    def end(self) -> None:
+        """Wait no more: who waits for an answer is given an error instead."""
+        self._ended.set()
+
+    def _begin_waiting(self) -> float:
+        with self._lock:
+            since = time.time()
+            self._waiting.append(since)
+            if len(self._waiting) == 1:
+                self._on_wait(since)
+        return since
+
+    def _end_waiting(self, since: float) -> None:
+        with self._lock:
+            was_first = self._waiting[0] == since
+            self._waiting.remove(since)
+            if was_first:
+                self._on_wait(self._waiting[0] if self._waiting else None)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed: anything but a refusal and a true "not found"."""
+    return not is_denied(error) and not isinstance(error, EmptyVolumeException)
+
+
+def retry_after(error: BaseException) -> float:
+    """The seconds that a store asks to be left alone for; 0 if it does not say. RFC 9110, 10.2.3: seconds or a date."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    else:
+        headers = getattr(response, "headers", None) or {}
+    value = str(headers.get("Retry-After") or headers.get("retry-after") or "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

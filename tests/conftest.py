@@ -112,7 +112,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     from curation.volumes import volume  # not above: it takes a second, which most tests do not need
 
     slept: list[float] = []
-    monkeypatch.setattr(volume, "Volumes", partial(volume.Volumes, sleep=slept.append))
+    clocked = partial(volume.Volumes, sleep=slept.append, clock=lambda: sum(slept))
+    monkeypatch.setattr(volume, "Volumes", clocked)
     return slept
 
 

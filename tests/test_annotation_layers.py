@@ -298,6 +298,6 @@ def test_object_that_came_back_empty_is_no_answer(folder: Path) -> None:
 
 
 def test_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.stores.ATTEMPTS", 1)
+    monkeypatch.setattr("curation.stores.CHECK_FOR_S", 0)
     with pytest.raises(WorkError, match=r"^http://127\.0\.0\.1:9/layer: .*Connection"):
         read_annotation_layer("http://127.0.0.1:9/layer")

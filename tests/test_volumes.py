@@ -44,7 +44,7 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def volumes(waits: list[float]) -> Volumes:
-    return Volumes(sleep=waits.append)
+    return Volumes(retry_for=60, sleep=waits.append, clock=lambda: sum(waits))
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_chunk_that_is_not_there_is_an_error_where_that_is_asked_for(
     waits: list[float], folder: Path, layer: str
 ) -> None:
     chunk_file(folder, 0, (4, 0, 0)).unlink()
-    volume = Volumes(sleep=waits.append, missing="fail").open(layer, 0)
+    volume = Volumes(missing="fail", sleep=waits.append).open(layer, 0)
     with pytest.raises(WorkError, match=r"at MIP 0: chunk at \(4, 0, 0\): .*the store does not have it"):
         volume.read(WHOLE)
     assert waits == []
@@ -404,13 +404,27 @@ def test_retries_are_taken_once(volumes: Volumes, server: Server) -> None:
     assert [volumes.take_retries(), volumes.take_retries()] == [3, 0]
 
 
-@pytest.mark.parametrize("broken", [Answer(503), Answer(sent=0.5), Answer(body=b"")])
-def test_http_failure_that_lasts_is_an_error(
-    volumes: Volumes, waits: list[float], server: Server, broken: Answer
-) -> None:
-    server.answers[FIRST_CHUNK] = [broken] * 100
+def test_http_damage_that_lasts_is_an_error(volumes: Volumes, waits: list[float], server: Server) -> None:
+    server.answers[FIRST_CHUNK] = [Answer(body=b"")] * 100
     assert_gives_up(volumes, waits, server.url)
     assert server.times_asked(FIRST_CHUNK) == ATTEMPTS
+
+
+@pytest.mark.parametrize("broken", [Answer(503), Answer(429), Answer(sent=0.5), Answer(reset=True)])
+def test_http_outage_is_waited_out_for_as_long_as_was_said(
+    volumes: Volumes, waits: list[float], server: Server, broken: Answer
+) -> None:
+    server.answers[FIRST_CHUNK] = [broken] * 1000
+    with pytest.raises(WorkError, match=r"at MIP 0: chunk at \(0, 0, 0\): "):
+        volumes.open(server.url, 0).read(WHOLE)
+    assert sum(waits) == pytest.approx(60)
+    assert server.times_asked(FIRST_CHUNK) == len(waits) + 1
+
+
+def test_http_retry_after_is_obeyed(volumes: Volumes, waits: list[float], server: Server) -> None:
+    server.answers[FIRST_CHUNK] = [Answer(503, headers={"Retry-After": "40"})]
+    np.testing.assert_array_equal(volumes.open(server.url, 0).read(WHOLE).values[0], VOXELS[:, :, 1])
+    assert waits == [40]
 
 
 def test_http_layer_that_is_not_found_is_refused(volumes: Volumes, waits: list[float], server: Server) -> None:

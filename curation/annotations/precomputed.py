@@ -250,10 +250,10 @@ class _Store:
                     yield from _unsharded(name, content, index.sharding)
 
     def _ask(self, question: Callable[[], _T]) -> _T:
-        from ..stores import ATTEMPTS, reason, retrying
+        from ..stores import ATTEMPTS, CHECK_FOR_S, Patience, reason
 
         try:
-            return retrying(1 if self._is_local else ATTEMPTS)(question)
+            return Patience(CHECK_FOR_S, attempts=1 if self._is_local else ATTEMPTS).ask(question)
         except Exception as error:
             raise WorkError(f"{shown(self._path)}: {reason(error)}") from error
 

@@ -6,10 +6,10 @@ the unit of work that may be done elsewhere, with the same boxes cut in the same
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -179,12 +179,33 @@ def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callab
     retries = 0
     runs = runs_of(tasks, workers)
     numbered = [task for run in runs for task in run]
-    with tqdm(total=len(tasks), desc="boxes", unit="box") as bar:
-        for number, result in runner.run(work, runs, workers):
+    with (
+        tqdm(total=len(tasks), desc="boxes", unit="box") as bar,
+        closing(runner.run(work, runs, workers, _Waiting(bar))) as results,
+    ):
+        for number, result in results:
             put(numbered[number], result)
             retries += result.retries
             bar.update()
     return retries
+
+
+class _Waiting:
+    """Shows on a bar since when workers wait for a store: the first of them, where several do."""
+
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        self._bar = bar
+        self._since: dict[int, float] = {}
+
+    def __call__(self, worker: int, since: float | None) -> None:
+        self._since.pop(worker, None)
+        if since is not None:
+            self._since[worker] = since
+        first = min(self._since.values(), default=None)
+        text = (
+            "" if first is None else f"waiting for the store since {time.strftime('%H:%M:%S', time.localtime(first))}"
+        )
+        self._bar.set_postfix_str(text)
 
 
 @dataclass

@@ -4,6 +4,7 @@ What needs CloudVolume is imported where it is used: it takes a second, which on
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..volumes.volume import Volumes
 
 READ_AHEAD = 8  # boxes read while one is computed, from stores worth waiting for
+RETRY_FOR_S = 600.0  # that a store which is away is waited for
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class BoxWork:
     """What a worker does. `spec` is without pairs.
 
     normalised: whether images are, else they are stored as they are in the volume. decimals: of stored fields. layer:
-    where images go when they do not come back as chunks. missing: what a missing chunk means, see `Volumes`.
+    where images go when they do not come back as chunks. missing: what a missing chunk means, and retry_for: how long
+    a store that is away is waited for, see `Volumes`.
     """
 
     spec: Spec
@@ -36,31 +39,33 @@ class BoxWork:
     decimals: int | None = 2
     layer: str | None = None
     missing: str = "black"
+    retry_for: float = RETRY_FOR_S
 
     def __call__(self, number: int, tasks: Iterator[tuple[int, BoxTask]]) -> Iterator[tuple[int, BoxResult]]:
         from ..volumes.layer_writer import open_for_writing, upload_section
         from ..volumes.volume import Volumes
 
-        volumes = Volumes(missing=self.missing)
-        reader = self.reader(volumes)
-        depth = 0 if all(volume.is_local for volume in reader.volumes()) else READ_AHEAD
-        layer = open_for_writing(self.layer) if self.layer else None
-        for (place, task), data in runner.ahead(lambda unit: reader.read(unit[1].start), tasks, depth):
-            sample = _sample(data)
-            if layer is None:
-                yield place, self._encoded(task, data, sample, volumes.take_retries())
-            else:
-                warped = _warped(sample, data)
-                for slot in task.slots:
-                    upload_section(layer, 2 * slot.pair + slot.role, warped)
-                yield place, BoxResult(None, None, None, _facts(data, sample), volumes.take_retries())
+        with closing(Volumes(missing=self.missing, retry_for=self.retry_for, on_wait=runner.say)) as volumes:
+            reader = self.reader(volumes)
+            depth = 0 if all(volume.is_local for volume in reader.volumes()) else READ_AHEAD
+            layer = open_for_writing(self.layer) if self.layer else None
+            for (place, task), data in runner.ahead(lambda unit: reader.read(unit[1].start), tasks, depth):
+                sample = _sample(data)
+                if layer is None:
+                    yield place, self._encoded(task, data, sample, volumes.take_retries())
+                else:
+                    warped = _warped(sample, data)
+                    for slot in task.slots:
+                        upload_section(layer, 2 * slot.pair + slot.role, warped)
+                    yield place, BoxResult(None, None, None, _facts(data, sample), volumes.take_retries())
 
     def checked_reader(self, starts: np.ndarray) -> "BoxReader":
         """A reader of the spec's volumes, of which boxes at `starts`, (N, 2, 3), can be read; else a `UsageError`."""
+        from ..stores import CHECK_FOR_S
         from ..volumes.box_reader import check_boxes, check_volumes
         from ..volumes.volume import Volumes
 
-        reader = self.reader(Volumes(missing=self.missing))
+        reader = self.reader(Volumes(missing=self.missing, retry_for=min(self.retry_for, CHECK_FOR_S)))
         check_volumes(reader)
         check_boxes(reader, starts)
         return reader

@@ -16,13 +16,16 @@ from ..files import check_folder
 from ..provenance import provenance
 from ..spec import Mask, Spec, VolumeSpec
 from .box_job import BoxJob, OutputFile, plan_box_jobs, run_box_jobs
-from .box_work import BoxWork
+from .box_work import RETRY_FOR_S, BoxWork
 from .report import Plan, Report
 
 
 @dataclass(frozen=True)
 class DownloadImageOptions:
-    """download_image's arguments. mips and patch_sizes go together, a file each; offsets are MIP-0 voxels."""
+    """download_image's arguments. mips and patch_sizes go together, a file each; offsets are MIP-0 voxels.
+
+    retry_for: seconds for which a store that is away is waited for.
+    """
 
     cv_path: str
     dst_folder: str
@@ -36,6 +39,7 @@ class DownloadImageOptions:
     mask_val: float | None = None
     parallel: int = 1
     missing: str = "black"
+    retry_for: float = RETRY_FOR_S
     overwrite: bool = False
     dry_run: bool = False
 
@@ -85,7 +89,7 @@ def _box_job(options: DownloadImageOptions, starts: np.ndarray, mip: int, size: 
         provenance=made_of,
         attributes={"mip": mip, "anchor": "start", "cv_path": options.cv_path},
     )
-    work = BoxWork(spec, normalised=False, missing=options.missing)
+    work = BoxWork(spec, normalised=False, missing=options.missing, retry_for=options.retry_for)
     return BoxJob(work, starts, OutputFile(Path(options.dst_folder) / image_name(starts, mip), layout))
 
 

@@ -1,6 +1,6 @@
 """From a spec to a dataset: HDF5 files in a folder, or a CloudVolume layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..provenance import provenance, sha256
 from ..spec import Spec, note_json, read_spec
 from .box_job import BoxJob, OutputFile, cut_boxes, plan_box_jobs, plan_of, run_box_jobs, warm_up
 from .box_tasks import BoxResult, BoxTask, box_tasks
-from .box_work import BoxWork
+from .box_work import RETRY_FOR_S, BoxWork
 from .report import Plan, Report
 
 
@@ -24,7 +24,8 @@ class MakeDatasetOptions:
     """make_dataset's arguments.
 
     decimals: of stored fields, None for all there are. missing: "black" or "fail", what a chunk is that the store does
-    not have. min_valid: pairs of which either image has a smaller fraction of valid pixels are left out.
+    not have. min_valid: pairs of which either image has a smaller fraction of valid pixels are left out. retry_for:
+    seconds for which a store that is away is waited for.
     """
 
     spec_path: str
@@ -34,6 +35,7 @@ class MakeDatasetOptions:
     decimals: int | None = 2
     missing: str = "black"
     min_valid: float | None = None
+    retry_for: float = RETRY_FOR_S
     overwrite: bool = False
     dry_run: bool = False
 
@@ -80,7 +82,9 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
         layout = Layout(shape, 1, arrays, FIELD_FILE_FACTS, made_of, attributes)
         residuals = OutputFile(folder / field_name(starts, spec.dst_mip, options.suffix), layout)
     return BoxJob(
-        work=BoxWork(_without_pairs(spec), decimals=options.decimals, missing=options.missing),
+        work=BoxWork(
+            _without_pairs(spec), decimals=options.decimals, missing=options.missing, retry_for=options.retry_for
+        ),
         starts=starts,
         images=OutputFile(folder / image_name(starts, spec.dst_mip), images),
         residuals=residuals,
@@ -128,7 +132,7 @@ def _make_layer(spec: Spec, options: MakeDatasetOptions) -> Report | Plan:
             for name, value in result.facts.by_name().items():
                 facts[name][slot.pair, slot.role] = value
 
-    work = BoxWork(_without_pairs(spec), layer=options.dst_path, missing=options.missing)
+    work = replace(job.work, layer=options.dst_path)
     retries = cut_boxes(work, box_tasks(starts, done), options.parallel, put)
     layer.finish(made_of)
     return Report((options.dst_path,), starts, np.arange(len(starts)), facts, int(done.sum()), retries)

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -26,7 +27,7 @@ from cloudvolume.paths import strict_extract
 
 from ..boxes import Window
 from ..errors import UsageError, WorkError
-from ..stores import CONNECTIONS, install, is_from_store, reason, retrying
+from ..stores import CHECK_FOR_S, CONNECTIONS, Patience, install, is_from_store, reason
 from .zarr_forms import FormError, Level, NoMetadataError, levels_of
 
 CACHE_BYTES = 256 * 2**20
@@ -138,15 +139,24 @@ class Volumes:
     """The layers that one process has open, with the decoded chunks they share and the threads that fetch them."""
 
     def __init__(
-        self, cache_bytes: int = CACHE_BYTES, sleep: Callable[[float], None] = time.sleep, missing: str = "black"
+        self,
+        cache_bytes: int = CACHE_BYTES,
+        missing: str = "black",
+        retry_for: float = CHECK_FOR_S,
+        on_wait: Callable[[float | None], None] = lambda since: None,
+        sleep: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """missing: "black" or "fail", what reading a chunk does that the store does not have."""
+        """missing: "black" or "fail", what reading a chunk does that the store does not have.
+
+        retry_for: seconds for which each chunk is asked for while the store is away; on_wait: see `Patience`.
+        """
         self.retries = 0
         self._missing = missing
         self._layers: dict[str, CloudVolume] = {}
         self._cache = _ChunkCache(cache_bytes)
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="chunk")
-        self._retrying = retrying(sleep=sleep, on_retry=self._count_retry)
+        self._patience = Patience(retry_for, sleep=sleep, clock=clock, on_retry=self._count_retry, on_wait=on_wait)
 
     def open(self, path: str, mip: int) -> Volume:
         """A layer at one level; `UsageError` if there is none such to be read, `WorkError` if it cannot be asked."""
@@ -171,12 +181,16 @@ class Volumes:
         taken, self.retries = self.retries, 0
         return taken
 
+    def close(self) -> None:
+        """Wait for no store any more: chunks that are still to come are errors."""
+        self._patience.end()
+
     def fetch(self, volume: Volume, start: _TripleInt) -> "Future[np.ndarray | None]":
         """The decoded chunk at `start`, or None where the store does not have it, once it is there."""
 
         def load() -> np.ndarray | None:
             try:
-                chunk = self._retrying.copy()(volume.download, start)
+                chunk = self._patience.ask(partial(volume.download, start))
                 if chunk is None and self._missing == "fail":
                     raise FileNotFoundError("the store does not have it")
                 return chunk
@@ -188,7 +202,7 @@ class Volumes:
 
     def _open_layer(self, path: str) -> CloudVolume:
         try:
-            return self._retrying.copy()(open_layer, path)
+            return self._patience.ask(partial(open_layer, path))
         except (UsageError, WorkError):
             raise
         except Exception as error:
@@ -206,8 +220,10 @@ def open_layer(path: str) -> CloudVolume:
         if levels:
             _correct(layer, levels)
         return layer
-    except (InfoError, NoMetadataError):
+    except InfoError:
         raise NoLayerError(f"{path}: no CloudVolume layer there (no info file)") from None
+    except NoMetadataError as error:
+        raise NoLayerError(f"{path}: no CloudVolume layer there (no {error})") from None
     except FormError as error:
         raise NoLayerError(f"{path}: not a layer that is read right: {error}") from None
     except Exception as error:
