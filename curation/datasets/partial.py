@@ -23,6 +23,7 @@ from .dataset import open_dataset
 from .facts import BOX_FACTS
 from .layout import Layout
 from .probe import is_readable
+from .seal import begun_seal
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
 _ROOM = 64 * 2**20
@@ -67,11 +68,10 @@ def resumed(partial: Path, layout: Layout) -> h5py.File | None:
             return None
         file = h5py.File(partial, "r+")
         _check_provenance(partial, file, layout.provenance)
-        if not layout.has_form(file):
-            return None
+        as_begun = begun_seal(file) == layout.begun_seal()
         entries = file["checksum"][:]
         intact = intact_boxes(file)
-        good = (intact == (entries != 0)).all() and layout.is_begun_in(file) and is_sound(file, entries)
+        good = as_begun and (intact == (entries != 0)).all() and is_sound(file, entries)
     except (UsageError, BlockingIOError, PermissionError):  # not damaged, but in use: made anew, it would be emptied
         raise
     except Exception:  # whatever HDF5 and h5py say of what damage has made of it

@@ -14,6 +14,7 @@ from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, SOURCE, TARGET
 from ..datasets.layout import Layout
+from ..datasets.seal import SEAL
 from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
 from ..errors import UsageError
@@ -23,7 +24,7 @@ from ..provenance import provenance
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
 
 # What a shard says of itself alone; the rest of its attributes are the joined file's too.
-_OF_A_SHARD = ("first", "last", "pairs", "toolkit_version", "provenance", "identity")
+_OF_A_SHARD = ("first", "last", "pairs", "toolkit_version", "provenance", "identity", SEAL)
 
 
 @dataclass(frozen=True)

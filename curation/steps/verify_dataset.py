@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, PAIR_FACTS, ROLES
 from ..datasets.partial import intact_boxes
+from ..datasets.seal import seal_fault
 from ..errors import UsageError
 from ..files import PathLike
 from ..provenance import sha256
@@ -39,6 +40,8 @@ def _attribute_faults(data: Dataset) -> Iterator[str]:
         yield f"spec does not have the hash that spec_sha256 says ({promised})"
     if ".partial." in Path(data.path).name:
         yield "unfinished: run the command that began it again"
+    elif fault := seal_fault(data.file):
+        yield fault
 
 
 def _fact_faults(data: Dataset) -> Iterator[str]:
