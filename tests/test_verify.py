@@ -240,6 +240,67 @@ def test_a_seal_that_is_missing(kind: str, taken: Callable[[str], Path], faults:
         assert faults(path) == [f"{path}: its seal is missing"]
 
 
+# Damage that HDF5 and h5py stumble over
+
+
+def change_byte(path: Path, place: int, change: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= change
+    path.write_bytes(content)
+
+
+def damage_header(path: Path, name: str) -> None:
+    """Change the first byte of a dataset's object header, its version."""
+    with h5py.File(path, "r") as file:
+        place = h5py.h5o.get_info(file[name].id).addr
+    change_byte(path, place, 0x40)
+
+
+@pytest.mark.parametrize("kind", SEALED)
+def test_text_that_is_none(kind: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken(kind)
+    change_byte(path, path.read_bytes().index(b'"toolkit_format'), 0x80)
+    assert any(UNSEALED in line for line in faults(path))
+
+
+@pytest.mark.parametrize("name", ["main", "start", "crc32", "checksum", "mean"])
+def test_a_header_that_cannot_be_read(name: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("image")
+    damage_header(path, name)
+    lines = faults(path)
+    assert any(f" {name}: " in line for line in lines)
+
+
+def test_damaged_inputs_are_refused_by_their_names(
+    whole: dict[str, Path], taken: Callable[[str], Path], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    pyramid_of(tmp_path, PLUS_ONE, "0_mip0in_small")
+    shards = made_folder(tmp_path / "shards")
+    for kind in ("image", "field", "shard"):
+        path = taken(kind)
+        damage_header(path, "start")
+        inputs = [path if kind == each else whole[each] for each in ("image", "field")]
+        if kind == "shard":
+            path = Path(shutil.move(path, shards))
+            line = refused("concat_fields.py", "--temp_dir", shards, "--dst_path", tmp_path / "joined.h5")
+        else:
+            line = refused("generate_fields.py", *fields_arguments(tmp_path, *inputs, src_mip=0, dst_mip=0))
+        assert f"{path}: damaged: start: " in line
+
+
+def test_a_damaged_file_is_in_the_way_until_it_may_be_replaced(
+    tmp_path: Path, refused: Callable[..., str], command: Command, faults: Faults
+) -> None:
+    spec = put_json(tmp_path / "spec.json", spec_of(image_layer(tmp_path), None))
+    run = dataset_arguments(spec, made_folder(tmp_path / "out"))
+    assert command("make_dataset.py", *run).code == 0
+    path = tmp_path / "out" / NAME
+    damage_header(path, "start")
+    assert f"{path}: damaged: start: " in refused("make_dataset.py", *run)
+    assert command("make_dataset.py", *run, "--overwrite").code == 0
+    assert faults(path) == []
+
+
 # Fields of the older tool: LZF and scaleoffset
 
 

@@ -22,7 +22,7 @@ from ..provenance import Provenance, as_text, differences, stored_in
 from .dataset import open_dataset
 from .facts import BOX_FACTS
 from .layout import Layout
-from .probe import is_readable
+from .probe import check_undamaged, is_readable
 from .seal import begun_seal
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
@@ -43,6 +43,10 @@ def is_finished(target: PathLike, provenance: Provenance, overwrite: bool) -> bo
     if overwrite or not target.exists():
         _check_partial(partial_path(target), provenance)
         return False
+    try:
+        check_undamaged(target)
+    except UsageError as error:
+        raise UsageError(f"{error}; --overwrite replaces it") from None
     data = open_dataset(target)
     with data.file:
         if data.provenance != as_text(provenance):

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ..errors import UsageError
 from ..provenance import fingerprint
 from .facts import BOX_FACTS
 
@@ -81,14 +82,29 @@ def _wants_seal(file: h5py.File) -> bool:
     return "identity" not in file.attrs and ("crc32" in file or "checksum" in file)  # toolkit 0.1 wrote an identity
 
 
+class DamageError(ValueError):
+    """Something in a file cannot be read; it says what."""
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Name what is read in whatever HDF5 and h5py raise of damage."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise DamageError(f"{what}: {str(error) or type(error).__name__}") from error
+
+
 # What a reader can see
 
 
 def _parts(file: h5py.File, growing: Container[str]) -> Iterator[bytes]:
-    with _naming("attributes"):
+    with reading("attributes"):
         yield from _attributes(file)
     for name in sorted(file):
-        with _naming(name):
+        with reading(name):
             yield _text(name, type(file.get(name, getlink=True)).__name__)
             item = file[name]
             yield from _attributes(item)
@@ -139,12 +155,3 @@ def _bytes(value: Any) -> bytes:
 
 def _text(*parts: Any) -> bytes:
     return repr(parts).encode()
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Name the place in whatever HDF5 and h5py raise of damage."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{place}: {error or type(error).__name__}") from error

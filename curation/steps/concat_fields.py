@@ -14,6 +14,7 @@ from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, SOURCE, TARGET
 from ..datasets.layout import Layout
+from ..datasets.probe import check_undamaged
 from ..datasets.seal import SEAL
 from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
@@ -66,6 +67,7 @@ def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Join
     with ExitStack() as stack:
         stack.enter_context(locked(dst_path))
         check_new(dst_path, overwrite)
+        check_undamaged(*(path for path, _ in paths))
         shards = []
         for path, shard in paths:
             shards.append(_open(path, shard))

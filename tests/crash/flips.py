@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,12 +32,14 @@ from tqdm import tqdm
 from whole_files import whole_files
 
 from curation.errors import WorkError
-from curation.steps.verify_dataset import faults
+from curation.steps.verify_dataset import faults, look_for_faults
 
 FINISHED = ("image", "field", "joined", "shard")
+UNSEALED = ("toolkit 0.1",)
 PARTIAL = ("make_dataset", "concat_fields")
 
-CPU_S, MORE_BYTES = 20, 2 * 2**30  # for a reader of a damaged file
+AT_ONCE = 200  # flips that one child looks at
+CPU_S, MORE_BYTES = 60, 2 * 2**30  # for such a child
 
 
 @dataclass(frozen=True)
@@ -61,39 +63,49 @@ def flips(content: bytes, places: range, seed: int) -> Iterator[tuple[int, int, 
 # Finished files
 
 
-def of_finished(whole: Path, folder: Path, every: int, seed: int) -> Iterator[Flip]:
-    """Flip bits of a finished file, read it, and have it verified."""
+def of_finished(whole: Path, folder: Path, every: int, seed: int, sealed: bool = True) -> Iterator[Flip]:
+    """Flip bits of a finished file, read it, and have it verified. A change in one without a seal may go untold."""
     content = whole.read_bytes()
-    path = folder / whole.name
-    shutil.copy(whole, path)
-    before = in_child(lambda: contents(path))
-    for place, bit, damaged in flips(content, range(seed % every, len(content), every), seed):
-        path.write_bytes(damaged)
-        changed = in_child(lambda: contents(path)) != before
-        verdict = in_child(lambda: list(faults(path)))
-        yield Flip(place, bit, *_judged(changed, verdict, path))
+    path = Path(shutil.copy(whole, folder))
+    before = contents(path)
+    todo = deque(flips(content, range(seed % every, len(content), every), seed))
+
+    def look() -> Iterator[tuple[bool, list[str]]]:
+        for _, _, damaged in list(todo)[:AT_ONCE]:
+            path.write_bytes(damaged)
+            yield differs(path, before), list(look_for_faults(path))
+
+    while todo:
+        for found in [*in_child(look), None][:AT_ONCE]:
+            if not todo:
+                break
+            place, bit, damaged = todo.popleft()
+            if found is None:  # reading it ended the child, so there is a change; how does verify_dataset take it?
+                path.write_bytes(damaged)
+                found = True, list(faults(path))
+            changed, lines = found
+            yield Flip(place, bit, *_judged(changed, lines, path, sealed))
 
 
-def _judged(changed: bool, verdict: "Ended", path: Path) -> tuple[str, str]:
-    if not verdict.value and verdict.how != "returned":
-        return f"verifying {verdict.how}", verdict.what
-    if verdict.value:
-        bad = [line for line in verdict.value if not line.startswith(f"{path}: ")]
-        return ("seen" if changed else "nothing changed, and yet a fault"), ", ".join(bad)
-    return ("silent", "a change that is not told") if changed else ("nothing changed", "")
+def differs(path: Path, before: Any) -> bool:
+    """Whether anything in a file is read differently."""
+    try:
+        return contents(path) != before
+    except Exception:
+        return True
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a call ended: "returned" a value, "raised" what, or "killed" by what."""
+def _judged(changed: bool, lines: list[str], path: Path, sealed: bool) -> tuple[str, str]:
+    if lines:
+        strange = [line for line in lines if not line.startswith(f"{path}: ")]
+        return ("told" if changed else "told, though nothing changed"), ", ".join(strange)
+    if changed:
+        return "not told", "a change that is not told" if sealed else ""
+    return "nothing changed", ""
 
-    how: str
-    value: Any = None
-    what: str = ""
 
-
-def in_child(call: Callable[[], Any]) -> Ended:
-    """Call in a child process, of which a file that is damaged may take neither all time nor all memory."""
+def in_child(look: Callable[[], Iterator[Any]]) -> list[Any]:
+    """What `look` yields in a child process, until damage ends that; it may take neither all time nor all memory."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -101,21 +113,21 @@ def in_child(call: Callable[[], Any]) -> Ended:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + MORE_BYTES, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (used + MORE_BYTES, used + MORE_BYTES))
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            try:
-                ended = Ended("returned", call())
-            except Exception as error:
-                ended = Ended("raised", what=f"{type(error).__name__}: {error}")
             with open(theirs, "wb") as told:
-                told.write(pickle.dumps(ended))
+                for found in look():
+                    pickle.dump(found, told)
+                    told.flush()
         finally:
             os._exit(0)
     os.close(theirs)
-    with open(ours, "rb") as told:
-        content = told.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return pickle.loads(content) if content else Ended("was killed", what=f"exit code {code}")
+    found = []
+    with open(ours, "rb") as told, suppress(EOFError):
+        while True:
+            found.append(pickle.load(told))
+    os.waitpid(child, 0)
+    return found
 
 
 # Partial files
@@ -170,12 +182,13 @@ def _resumed(nursery: Nursery, step: Step, call: Call, out: Path) -> tuple[str, 
 
 def sweep(nursery: Nursery, folder: Path, every: int, seed: int, names: tuple[str, ...]) -> Iterator[tuple[str, Flip]]:
     """All flips of the files with these names, each flip with the name."""
-    if set(names) & set(FINISHED):
+    if set(names) & {*FINISHED, *UNSEALED}:
         (folder / "whole").mkdir()
         made = nursery.finish(Call(whole_files, (folder / "whole",)))  # there, as this process is to stay small
-        for name in [name for name in FINISHED if name in names]:
+        for name in [name for name in (*FINISHED, *UNSEALED) if name in names]:
             (folder / name).mkdir()
-            yield from ((name, flip) for flip in of_finished(made[name], folder / name, every, seed))
+            ends = of_finished(made[name], folder / name, every, seed, name not in UNSEALED)
+            yield from ((name, flip) for flip in ends)
     if set(names) & set(PARTIAL):
         (folder / "inputs").mkdir()
         steps = make_steps(nursery, Inputs(folder / "inputs").make())
@@ -188,7 +201,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--every", type=int, default=7, help="so-manieth byte is met (7)")
     arguments.add_argument("--seed", type=int, default=0, help="of the bits, and of the first byte (0)")
-    arguments.add_argument("--files", nargs="+", default=[*FINISHED, *PARTIAL], help="which of them (all)")
+    arguments.add_argument("--files", nargs="+", default=[*FINISHED, *UNSEALED, *PARTIAL], help="which of them (all)")
     args = arguments.parse_args()
     os.environ["TQDM_DISABLE"] = "1"  # of what runs below
     counts: dict[str, Counter[str]] = {}
