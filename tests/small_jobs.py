@@ -147,20 +147,32 @@ def fields_arguments(folder: Path, images: Path, prior: Path | None, *more: obje
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """All that an HDF5 file holds: each dataset's type, shape, values and stored chunks, byte for byte; attributes."""
+    """All that an HDF5 file holds: each dataset's form, values and stored chunks, byte for byte; attributes."""
     found: dict[str, Any] = {}
     with h5py.File(path, "r") as file:
-        for name, dataset in file.items():
-            found[name] = (dataset.dtype.str, dataset.shape, dataset.chunks, dataset[...].tobytes())
+        for name, data in file.items():
+            strings = h5py.check_string_dtype(data.dtype)
+            values = data[...].tolist() if strings else data[...].tobytes()
+            found[name] = (data.dtype.str, strings, data.shape, data.maxshape, data.chunks, values)
+            fill = data.fillvalue if strings else np.asarray(data.fillvalue).tobytes()
+            filters = (data.compression, data.compression_opts, data.shuffle, data.fletcher32, data.scaleoffset)
+            found[f"{name}, storage"] = (filters, fill)
+            found.update({f"attribute {key} of {name}": _attribute(data, key) for key in data.attrs})
         main = file["main"].id
         for index in range(main.get_num_chunks()):
-            offset = main.get_chunk_info(index).chunk_offset
-            found[f"main at {offset}"] = main.read_direct_chunk(offset)
-        found.update({f"attribute {name}": str(value) for name, value in file.attrs.items()})
+            info = main.get_chunk_info(index)
+            found[f"main at {info.chunk_offset}"] = main.read_direct_chunk(info.chunk_offset)
+        found.update({f"attribute {name}": _attribute(file, name) for name in file.attrs})
     return found
 
 
-OF_THE_SPEC = ("attribute spec", "attribute spec_sha256", "attribute provenance")  # which says where volumes are
+def _attribute(owner: h5py.HLObject, name: str) -> Any:
+    kind = owner.attrs.get_id(name).dtype
+    return (kind.str, h5py.check_string_dtype(kind), np.shape(owner.attrs[name]), str(owner.attrs[name]))
+
+
+# What of a file says where its volumes are, or covers what does.
+OF_THE_SPEC = ("attribute spec", "attribute spec_sha256", "attribute provenance", "attribute seal")
 
 
 OF_STORED_BYTES = ("checksum", "attribute seal")

@@ -255,7 +255,7 @@ def test_50_shards_that_differ_are_both_named(
     if difference == "origin":
         for name in ("0_3.h5", "3_10.h5"):
             with h5py.File(folder / name, "r+") as file:
-                file.attrs["provenance"] = f'{{"module": "{name}"}}'
+                file.attrs["identity"] = f'{{"module": "{name}"}}'
     line = no_join()
     assert "3_10.h5" in line
     assert difference == "dtype" or "0_3.h5" in line

@@ -1,7 +1,10 @@
 """Damaged HDF5 files are looked at where they can do no harm."""
 
 import fcntl
+import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -9,7 +12,8 @@ import numpy as np
 import pytest
 
 from curation.datasets import probe
-from curation.datasets.probe import is_readable
+from curation.datasets.probe import check_undamaged, is_readable, limited
+from curation.errors import UsageError
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def file(tmp_path: Path) -> Path:
     with h5py.File(path, "w") as made:
         made.create_dataset("main", data=np.ones((4, 2, 8, 8), np.float32), chunks=(1, 1, 8, 8), compression="gzip")
         made["start"] = np.zeros((4, 2, 3), np.int64)
-        made.attrs["provenance"] = "{}" * 200
+        made.attrs["spec"] = "{}" * 200
     return path
 
 
@@ -58,3 +62,52 @@ def test_one_in_use_is_told_from_a_damaged_one(file: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)  # as HDF5 in another process does
         with pytest.raises(BlockingIOError):
             is_readable(file)
+
+
+# What ends the child is a fault of the file that it looks at
+
+
+def crash(path: Path) -> Iterator[str]:
+    yield f"{path}: seen"
+    if path.name == "bad.h5":
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def exhaust(path: Path) -> Iterator[str]:
+    yield str(bytearray(2**40))
+
+
+def fail(path: Path) -> Iterator[str]:
+    yield f"{path}: one\ntwo \udca2"
+    raise KeyError("no such thing")
+
+
+def test_a_crash_is_a_fault_of_the_file_that_causes_it() -> None:
+    lines = list(limited(crash, "good.h5", "bad.h5", "other.h5"))
+    assert lines == ["good.h5: seen", "bad.h5: seen", "bad.h5: damaged: reading it ends in SIGSEGV"]
+
+
+def test_no_memory_is_a_fault() -> None:
+    assert list(limited(exhaust, "bad.h5")) == ["bad.h5: damaged: MemoryError"]
+
+
+def test_an_error_is_a_fault_and_the_next_file_is_looked_at() -> None:
+    lines = list(limited(fail, "bad.h5", "other.h5"))
+    assert lines[:2] == ["bad.h5: one two \\udca2", "bad.h5: damaged: 'no such thing'"]
+    assert len(lines) == 4
+
+
+def test_of_a_child_that_is_not_waited_for_nothing_is_left() -> None:
+    faults = limited(crash, "good.h5")
+    next(faults)
+    faults.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_damaged_input_is_refused(file: Path) -> None:
+    check_undamaged(file)
+    with h5py.File(file, "r+") as made:
+        made["crc32"] = np.zeros((4, 2), np.uint32)  # as if this toolkit had made it
+    with pytest.raises(UsageError, match=r"file.h5: damaged: its seal is missing"):
+        check_undamaged(file, file)

@@ -17,38 +17,17 @@ from small_jobs import (
     image_layer,
     made_folder,
     put_json,
-    put_main,
     put_older_fields,
     pyramid_of,
     spec_of,
 )
-
-from curation.steps import concat_fields, download_image, field_work, generate_fields, make_dataset
-
-KINDS = ("image", "field", "shard", "joined", "stretch", "older")
+from whole_files import KINDS, SEALED, whole_files
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A good file of each kind, made by the toolkit; the older one holds nothing but `main`."""
-    folder = tmp_path_factory.mktemp("whole")
-    image = image_layer(folder)
-    vectors = np.random.default_rng(0).normal(1, 2, (32, 32, 6, 2)).astype(np.float32)
-    spec = put_json(folder / "spec.json", spec_of(image, field_layer(folder, vectors)))
-    make_dataset.make_dataset(make_dataset.MakeDatasetOptions(str(spec), str(folder), 1))
-    files = {"image": folder / NAME, "field": folder / f"field_0_{NAME}"}
-    pyramid = pyramid_of(folder, PLUS_ONE, "0_mip0in_small")
-    shards = made_folder(folder / "shards")
-    images, prior = map(str, files.values())
-    options = field_work.GenerateFieldsOptions(str(pyramid), images, prior, str(shards), 0, "none", 0, 0, cpu_workers=1)
-    generate_fields.generate_fields(options)
-    files["shard"] = shards / "0_1.h5"
-    files["joined"] = folder / "joined.h5"
-    concat_fields.concat_fields(str(shards), str(files["joined"]))
-    download_image.download_image(download_image.DownloadImageOptions(image, str(folder), 1, 4, 32, 32, (0,), (32,)))
-    files["stretch"] = folder / "x32_y32_z1_MIP0.h5"
-    files["older"] = put_main(folder / "older.h5", np.ones((3, 2, 8, 8), np.float32), None)
-    return files
+    """A good file of each kind."""
+    return whole_files(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
@@ -72,6 +51,15 @@ def faults(command: Command) -> Faults:
         return lines
 
     return run
+
+
+UNSEALED = "not as it was sealed"
+
+
+def but_for_the_seal(lines: list[str]) -> list[str]:
+    """What else there is, where more is wrong than a chunk."""
+    assert any(UNSEALED in line for line in lines)
+    return [line for line in lines if UNSEALED not in line]
 
 
 # Good files
@@ -126,7 +114,7 @@ def test_values_that_do_not_have_their_crc32(kind: str, taken: Callable[[str], P
     path = taken(kind)
     with h5py.File(path, "r+") as file:
         file["crc32"][0, 0] ^= 1
-    (line,) = faults(path)
+    (line,) = but_for_the_seal(faults(path))
     assert "pair 0" in line
     assert "crc32" in line
 
@@ -135,7 +123,7 @@ def test_values_that_were_replaced(taken: Callable[[str], Path], faults: Faults)
     path = taken("image")
     with h5py.File(path, "r+") as file:
         file["main"][2, 1, 5, 5] += 1
-    (line,) = faults(path)
+    (line,) = but_for_the_seal(faults(path))
     assert "pair 2 target: its values do not have the CRC-32" in line
 
 
@@ -163,7 +151,7 @@ def test_a_changed_spec(kind: str, taken: Callable[[str], Path], faults: Faults)
     path = taken(kind)
     with h5py.File(path, "r+") as file:
         file.attrs["spec"] = file.attrs["spec"].replace('"x_start":16', '"x_start":32')
-    (line,) = faults(path)
+    (line,) = but_for_the_seal(faults(path))
     assert "spec_sha256" in line
 
 
@@ -195,6 +183,122 @@ def test_a_missing_chunk(taken: Callable[[str], Path], faults: Faults) -> None:
         for sample, role in np.argwhere(crc32 > 0)[:-1]:
             main[sample, role] = values[sample, role]
     assert any("pair 2 target" in line for line in faults(path))
+
+
+def renamed_attribute(file: h5py.File) -> None:
+    file.attrs["mjp"] = file.attrs["mip"]
+    del file.attrs["mip"]
+
+
+def retyped_attribute(file: h5py.File) -> None:
+    file.attrs.create("mip", file.attrs["mip"], dtype="<i4")
+
+
+def other_fill_value(file: h5py.File) -> None:
+    values = file["start"][:]
+    del file["start"]
+    file.create_dataset("start", data=values, fillvalue=1)
+
+
+CHANGES: dict[str, Callable[[h5py.File], None]] = {
+    "an attribute's value": lambda file: file.attrs.modify("mip", file.attrs["mip"] + 1),
+    "an attribute's name": renamed_attribute,
+    "an attribute's type": retyped_attribute,
+    "an attribute more": lambda file: file["main"].attrs.create("scale", 2),
+    "an array's values": lambda file: file["start"].write_direct(file["start"][:] + 1),
+    "an array's name": lambda file: file.move("start", "stars"),
+    "an array's fill value": other_fill_value,
+    "an array more": lambda file: file.create_dataset("more", data=file["start"][:]),
+    "the seal": lambda file: file.attrs.modify("seal", np.bytes_(b"0" * 64)),
+}
+
+
+@pytest.mark.parametrize("kind", SEALED)
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_else_a_reader_sees_is_sealed(
+    change: str, kind: str, taken: Callable[[str], Path], faults: Faults
+) -> None:
+    path = taken(kind)
+    with h5py.File(path, "r+") as file:
+        CHANGES[change](file)
+    assert but_for_the_seal(faults(path)) == []
+
+
+def test_a_changed_note(taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("image")
+    with h5py.File(path, "r+") as file:
+        file["note"][1] = "another"
+    assert but_for_the_seal(faults(path)) == []
+
+
+@pytest.mark.parametrize("kind", SEALED)
+def test_a_seal_that_is_missing(kind: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken(kind)
+    for name in ("seal", "provenance"):  # one after the other: either tells that there was a seal
+        with h5py.File(path, "r+") as file:
+            del file.attrs[name]
+        assert faults(path) == [f"{path}: its seal is missing"]
+
+
+# Damage that HDF5 and h5py stumble over
+
+
+def change_byte(path: Path, place: int, change: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= change
+    path.write_bytes(content)
+
+
+def damage_header(path: Path, name: str) -> None:
+    """Change the first byte of a dataset's object header, its version."""
+    with h5py.File(path, "r") as file:
+        place = h5py.h5o.get_info(file[name].id).addr
+    change_byte(path, place, 0x40)
+
+
+@pytest.mark.parametrize("kind", SEALED)
+def test_text_that_is_none(kind: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken(kind)
+    change_byte(path, path.read_bytes().index(b'"toolkit_format'), 0x80)
+    assert any(UNSEALED in line for line in faults(path))
+
+
+@pytest.mark.parametrize("name", ["main", "start", "crc32", "checksum", "mean"])
+def test_a_header_that_cannot_be_read(name: str, taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("image")
+    damage_header(path, name)
+    lines = faults(path)
+    assert any(f" {name}: " in line for line in lines)
+
+
+def test_damaged_inputs_are_refused_by_their_names(
+    whole: dict[str, Path], taken: Callable[[str], Path], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    pyramid_of(tmp_path, PLUS_ONE, "0_mip0in_small")
+    shards = made_folder(tmp_path / "shards")
+    for kind in ("image", "field", "shard"):
+        path = taken(kind)
+        damage_header(path, "start")
+        inputs = [path if kind == each else whole[each] for each in ("image", "field")]
+        if kind == "shard":
+            path = Path(shutil.move(path, shards))
+            line = refused("concat_fields.py", "--temp_dir", shards, "--dst_path", tmp_path / "joined.h5")
+        else:
+            line = refused("generate_fields.py", *fields_arguments(tmp_path, *inputs, src_mip=0, dst_mip=0))
+        assert f"{path}: damaged: start: " in line
+
+
+def test_a_damaged_file_is_in_the_way_until_it_may_be_replaced(
+    tmp_path: Path, refused: Callable[..., str], command: Command, faults: Faults
+) -> None:
+    spec = put_json(tmp_path / "spec.json", spec_of(image_layer(tmp_path), None))
+    run = dataset_arguments(spec, made_folder(tmp_path / "out"))
+    assert command("make_dataset.py", *run).code == 0
+    path = tmp_path / "out" / NAME
+    damage_header(path, "start")
+    assert f"{path}: damaged: start: " in refused("make_dataset.py", *run)
+    assert command("make_dataset.py", *run, "--overwrite").code == 0
+    assert faults(path) == []
 
 
 # Fields of the older tool: LZF and scaleoffset

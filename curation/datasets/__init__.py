@@ -4,6 +4,7 @@ layout, facts      what a file is to hold, decided before it is made; what is kn
 dataset            a dataset file opened to be read
 chunks             images and fields as they are stored
 writer, partial    writing a file; resuming one that is not finished
+seal               one checksum over all that is no image or field
 probe              looking at a file that may be damaged
 shards             ranges of pairs, each in a file of its own
 """

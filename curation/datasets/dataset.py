@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from ..files import PathLike
 from ..provenance import fingerprint, stored_in
+from .seal import DamageError, reading
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,28 @@ def open_dataset(path: PathLike) -> Dataset:
         file = h5py.File(path, "r")
     except OSError as error:
         raise UsageError(f"{path}: not a readable HDF5 file ({error})") from None
-    main = next((file[name] for name in ("main", "img") if isinstance(file.get(name), h5py.Dataset)), None)
+    try:
+        return _dataset(path, file)
+    except DamageError as error:
+        raise UsageError(f"{path}: damaged: {error}") from None
+
+
+def _dataset(path: Path, file: h5py.File) -> Dataset:
+    with reading("main"):
+        names = list(file)
+        named = [file[name] for name in ("main", "img") if name in names]
+        main = next((item for item in named if isinstance(item, h5py.Dataset)), None)
     if main is None:
-        raise UsageError(f"{path}: no dataset main or img in it; it holds {', '.join(file) or 'nothing'}")
-    if main.ndim != 4 or main.shape[1] != 2 or main.shape[0] == 0 or main.dtype.kind != "f":
-        raise UsageError(f"{path}: {main.name} is {main.dtype} {main.shape}: want float (N, 2, X, Y), N at least 1")
-    mip = file.attrs.get("mip")
-    arrays = {name: file[name][:] for name in ("start", "translation", "pair") if name in file}
-    return Dataset(path, file, main, None if mip is None else int(mip), arrays, dict(file.attrs))
+        raise UsageError(f"{path}: no dataset main or img in it; it holds {', '.join(names) or 'nothing'}")
+    with reading("main"):
+        if main.ndim != 4 or main.shape[1] != 2 or main.shape[0] == 0 or main.dtype.kind != "f":
+            raise UsageError(f"{path}: {main.name} is {main.dtype} {main.shape}: want float (N, 2, X, Y), N at least 1")
+    with reading("attributes"):
+        attributes = dict(file.attrs)
+        mip = None if "mip" not in attributes else int(attributes["mip"])
+    arrays = {}
+    for name in ("start", "translation", "pair"):
+        with reading(name):
+            if name in file:
+                arrays[name] = file[name][:]
+    return Dataset(path, file, main, mip, arrays, attributes)

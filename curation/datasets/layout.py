@@ -16,6 +16,7 @@ from .. import __version__
 from ..provenance import Provenance, as_text
 from .chunks import DEFLATE_LEVEL
 from .facts import BOX_FACTS
+from .seal import begun_seal, seal_begun
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Layout:
         return replace(self, main=(len(samples), *self.main[1:]), arrays=arrays)
 
     def begin(self, file: h5py.File) -> None:
-        """Make the datasets and attributes of a new file; `main` and the facts are empty."""
+        """Make the datasets and attributes of a new file, and seal them; `main` and the facts are empty."""
         samples = self.main[0]
         self.create_main(file)
         for name, values in self.arrays.items():
@@ -62,6 +63,7 @@ class Layout:
         file.create_dataset("crc32", (samples, self.chunk_roles), "<u4")
         file.create_dataset("checksum", (samples, 2), "<u8")
         self.set_attributes(file)
+        seal_begun(file)
 
     def create_main(self, file: h5py.File) -> None:
         """Make `main`, empty."""
@@ -82,32 +84,11 @@ class Layout:
         file.attrs["toolkit_version"] = __version__
         file.attrs["provenance"] = as_text(self.provenance)
 
-    def has_form(self, file: h5py.File) -> bool:
-        """Whether a file holds the datasets that a new one has, in their form."""
+    def begun_seal(self) -> str:
+        """The seal of a file that was only begun."""
         with h5py.File("new", "w", driver="core", backing_store=False) as new:
             self.begin(new)
-            return _form(new) == _form(file)
-
-    def is_begun_in(self, file: h5py.File) -> bool:
-        """Whether a file holds what was known from the beginning."""
-        with h5py.File("new", "w", driver="core", backing_store=False) as new:
-            self.set_attributes(new)
-            attributes = [{name: str(value) for name, value in each.attrs.items()} for each in (new, file)]
-        known = all(np.array_equal(_values(file[name]), values) for name, values in self.arrays.items())
-        return known and attributes[0] == attributes[1]
-
-
-def _form(file: h5py.File) -> dict[str, Any]:
-    return {name: (file[name].dtype, file[name].shape, file[name].chunks, _filters(file[name])) for name in file}
-
-
-def _filters(data: h5py.Dataset) -> list[Any]:
-    properties = data.id.get_create_plist()
-    return [properties.get_filter(index) for index in range(properties.get_nfilters())]
-
-
-def _values(data: h5py.Dataset) -> np.ndarray:
-    return np.asarray(data.asstr()[:] if h5py.check_string_dtype(data.dtype) else data[:])
+            return begun_seal(new)
 
 
 def image_name(starts: np.ndarray, mip: int) -> str:

@@ -22,7 +22,8 @@ from ..provenance import Provenance, as_text, differences, stored_in
 from .dataset import open_dataset
 from .facts import BOX_FACTS
 from .layout import Layout
-from .probe import is_readable
+from .probe import check_undamaged, is_readable
+from .seal import begun_seal
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
 _ROOM = 64 * 2**20
@@ -42,6 +43,10 @@ def is_finished(target: PathLike, provenance: Provenance, overwrite: bool) -> bo
     if overwrite or not target.exists():
         _check_partial(partial_path(target), provenance)
         return False
+    try:
+        check_undamaged(target)
+    except UsageError as error:
+        raise UsageError(f"{error}; --overwrite replaces it") from None
     data = open_dataset(target)
     with data.file:
         if data.provenance != as_text(provenance):
@@ -67,11 +72,10 @@ def resumed(partial: Path, layout: Layout) -> h5py.File | None:
             return None
         file = h5py.File(partial, "r+")
         _check_provenance(partial, file, layout.provenance)
-        if not layout.has_form(file):
-            return None
+        as_begun = begun_seal(file) == layout.begun_seal()
         entries = file["checksum"][:]
         intact = intact_boxes(file)
-        good = (intact == (entries != 0)).all() and layout.is_begun_in(file) and is_sound(file, entries)
+        good = as_begun and (intact == (entries != 0)).all() and is_sound(file, entries)
     except (UsageError, BlockingIOError, PermissionError):  # not damaged, but in use: made anew, it would be emptied
         raise
     except Exception:  # whatever HDF5 and h5py say of what damage has made of it

@@ -16,6 +16,7 @@ from ..files import BackgroundSync, PathLike, publish
 from .chunks import Chunk
 from .layout import Layout
 from .partial import copy_stored, created, entry_of, is_sound, partial_path, resumed, row_of
+from .seal import begun_seal, seal_fault, seal_finished
 
 
 class Writer:
@@ -59,6 +60,10 @@ class Writer:
         """(N, 2) bool: the samples' boxes that are put."""
         return np.asarray(self._entries != 0)
 
+    def has(self, sample: int, role: int) -> bool:
+        """Whether a box was put."""
+        return bool(self._entries[sample, role])
+
     def put(self, sample: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any] | None = None) -> None:
         """Store what a box of a sample gives to this file: its chunk, if it has one, and what is known of it."""
         if chunk is not None:
@@ -100,7 +105,7 @@ class Writer:
             if stored != wanted:
                 raise WorkError(f"{self._partial}: holds {stored} chunks of {wanted}")
             if keep is None or keep.all():
-                self._file.flush()
+                seal_finished(self._file)
                 self._file.close()
                 self._check_reads_back()
                 publish(self._partial, self.target)
@@ -110,7 +115,7 @@ class Writer:
     def _check_reads_back(self) -> None:
         """A file whose HDF5 metadata (B-trees, heaps) was damaged can look whole until it is closed."""
         with h5py.File(self._partial, "r") as file:
-            alike = self.layout.has_form(file) and self.layout.is_begun_in(file)
+            alike = begun_seal(file) == self.layout.begun_seal() and seal_fault(file) is None
             if not (alike and np.array_equal(file["checksum"][:], self._entries) and is_sound(file, self._entries)):
                 raise WorkError(f"{self._partial}: damaged, as it reads back; the same command makes it again")
 
@@ -122,6 +127,7 @@ class Writer:
         with created(copy, layout) as file:
             copy_stored(self._file, file, layout, kept, self._entries[kept])
             file.create_dataset("left_out", data=np.flatnonzero(~keep))
+            seal_finished(file)
         self._file.close()
         publish(copy, self.target)
         self._partial.unlink()
@@ -141,6 +147,7 @@ def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> No
             for name, values in {**layout.arrays, "crc32": crc32}.items():
                 file.create_dataset(name, data=values)
             layout.set_attributes(file)
+            seal_finished(file)
         with _failing(target):
             publish(partial, target)
     finally:

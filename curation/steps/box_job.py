@@ -1,13 +1,14 @@
-"""Box jobs: pairs of boxes, and the files that they are cut into, described as plain data and run by one function.
+"""Box jobs: pairs of boxes, and the files that they are cut into, described as plain data.
 
-make_dataset and download_image only describe their jobs. A job over a range of its pairs is a job again (`of_shard`):
-the unit of work that may be done elsewhere, with the same boxes cut in the same way.
+make_dataset and download_image only describe their jobs. `plan_box_jobs` says what jobs would do, and `run_box_jobs`
+does it. `BoxJob.of_shard` makes a smaller job out of a range of a job's pairs: that is the unit of work, which can be
+done elsewhere, and which cuts the same boxes.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import runner
-from ..datasets.chunks import Chunk
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import SOURCE
 from ..datasets.layout import Layout
@@ -24,15 +24,16 @@ from ..datasets.shards import Shard
 from ..datasets.writer import Writer
 from ..errors import UsageError, WorkError
 from ..files import locked
-from .box_tasks import BoxResult, BoxTask, Slot, box_tasks, repeats, runs_of
+from .box_tasks import BoxResult, BoxTask, box_tasks, repeats, runs_of
 from .box_work import BoxWork
 from .report import Plan, Report, free_bytes, report_of
 
 if TYPE_CHECKING:
     from ..volumes.box_reader import BoxReader
 
-COMMIT_BYTES = 64 * 2**20  # written, or ...
-COMMIT_S = 5.0  # ... time passed, between two commits: what a crash can lose
+# A commit follows once this many bytes were put, or once this much time has passed. A crash loses what was put since.
+COMMIT_BYTES = 64 * 2**20
+COMMIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class OutputFile:
     layout: Layout
 
     def of_shard(self, shard: Shard) -> "OutputFile":
-        """The file of a range of its pairs: it lies in a folder named as the whole file is."""
+        """The file for a range of the pairs. It lies in a folder that has the whole file's name without `.h5`."""
         attributes = {
             **self.layout.attributes,
             "pairs": self.layout.main[0],
@@ -59,7 +60,7 @@ class BoxJob:
     """Pairs of boxes to be cut, and the files that they go to.
 
     work: how a box is cut. starts: (N, 2, 3) MIP-0 voxels. images, residuals: the image file, and the field file if
-    the spec has a field. min_valid: pairs of which either image has a smaller fraction of valid pixels are left out.
+    the spec has a field. min_valid: a pair is left out if either of its images has a smaller fraction of valid pixels.
     """
 
     work: BoxWork
@@ -91,7 +92,7 @@ def warm_up(parallel: int) -> None:
 
 def plan_box_jobs(jobs: Sequence[BoxJob], overwrite: bool) -> Plan:
     """What running the jobs would do; whatever would keep them from starting is a `UsageError`."""
-    _check_unfinished(jobs, _finished(jobs, overwrite))
+    _refuse_if_all_finished(jobs, _finished(jobs, overwrite))
     readers = [job.work.checked_reader(job.starts) for job in jobs]
     paths = [file.path for job in jobs for file in job.files()]
     size = sum(file.layout.raw_bytes for job in jobs for file in job.files())
@@ -115,14 +116,14 @@ def plan_of(
 
 
 def run_box_jobs(jobs: Sequence[BoxJob], parallel: int, overwrite: bool) -> list[Report]:
-    """Make the files of all jobs that are not finished; a report of each job, finished or made."""
+    """Make every file that is not finished yet. Return one report for each job, also for those finished before."""
     with ExitStack() as stack:
         for job in jobs:
             stack.enter_context(locked(job.images.path))
         finished = _finished(jobs, overwrite)
-        for path in finished:  # a run that was killed right after it finished leaves its partial file
+        for path in finished:  # a run that was killed between publishing a file and deleting its partial file
             partial_path(path).unlink(missing_ok=True)
-        _check_unfinished(jobs, finished)
+        _refuse_if_all_finished(jobs, finished)
         warm_up(parallel)
         for job in jobs:
             job.work.checked_reader(job.starts)
@@ -130,12 +131,12 @@ def run_box_jobs(jobs: Sequence[BoxJob], parallel: int, overwrite: bool) -> list
 
 
 def _finished(jobs: Sequence[BoxJob], overwrite: bool) -> set[Path]:
-    """The files that are finished; a `UsageError` if something else made or began one of them."""
+    """The files that are finished. Raises `UsageError` if a run of another provenance made or began one of them."""
     files = [file for job in jobs for file in job.files()]
     return {file.path for file in files if is_finished(file.path, file.layout.provenance, overwrite)}
 
 
-def _check_unfinished(jobs: Sequence[BoxJob], finished: set[Path]) -> None:
+def _refuse_if_all_finished(jobs: Sequence[BoxJob], finished: set[Path]) -> None:
     """Refuse jobs of which nothing is left to do."""
     if all(file.path in finished for job in jobs for file in job.files()):
         raise UsageError(f"{jobs[0].images.path} is there already, finished: --overwrite replaces it")
@@ -144,27 +145,30 @@ def _check_unfinished(jobs: Sequence[BoxJob], finished: set[Path]) -> None:
 def _run(job: BoxJob, finished: set[Path], parallel: int) -> Report:
     paths = [file.path for file in job.files()]
     if finished.issuperset(paths):
-        return report_of(job.images.path, paths, job.starts.size // 3)
+        return report_of(job.images.path, paths, 2 * len(job.starts))
     with ExitStack() as stack:
-        images, residuals = (
-            stack.enter_context(Writer(file.path, file.layout)) if file and file.path not in finished else None
-            for file in (job.images, job.residuals)
-        )
-        files = BoxFiles(len(job.starts), images, residuals)
-        done = files.done()
+
+        def opened(file: OutputFile | None) -> Writer | None:
+            if file is None or file.path in finished:
+                return None
+            return stack.enter_context(Writer(file.path, file.layout))
+
+        images, residuals = opened(job.images), opened(job.residuals)
+        files = BoxFiles(images, residuals)
+        done = files.done(len(job.starts))
         retries = cut_boxes(job.work, box_tasks(job.starts, done), parallel, files.put)
-        keep = _kept(job, images)
+        keep = _pairs_to_keep(job, images)
         for writer in files.writers():
             writer.finish(keep)
     return report_of(job.images.path, paths, int(done.sum()), retries)
 
 
-def _kept(job: BoxJob, images: Writer | None) -> np.ndarray:
-    """(N,) bool: the pairs that go into the files. An image file finished before the field file has decided it."""
+def _pairs_to_keep(job: BoxJob, images: Writer | None) -> np.ndarray:
+    """(N,) bool: the pairs that go into the files. If the image file is finished already, its pairs are the ones."""
     if images is None:
         data = open_dataset(job.images.path)
         with data.file:
-            return np.isin(np.arange(len(job.starts)), data.file["pair"][:])
+            return np.isin(job.images.layout.arrays["pair"], data.file["pair"][:])
     if job.min_valid is None:
         return np.ones(len(job.starts), bool)
     keep = (images.facts["valid"] >= job.min_valid).all(axis=1)
@@ -175,7 +179,7 @@ def _kept(job: BoxJob, images: Writer | None) -> np.ndarray:
 
 
 def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callable[[BoxTask, BoxResult], None]) -> int:
-    """Have all boxes cut, and `put` each where it goes; how many readings had to be tried again."""
+    """Have all boxes cut, and call `put` with each. Return how many readings had to be tried again."""
     retries = 0
     runs = runs_of(tasks, workers)
     numbered = [task for run in runs for task in run]
@@ -208,44 +212,41 @@ class _Waiting:
         self._bar.set_postfix_str(text)
 
 
-@dataclass
 class BoxFiles:
-    """The files of a job that are not finished yet: boxes are put into them, and committed now and then."""
+    """The files of a job that are not finished. A box that was put is committed after COMMIT_BYTES or COMMIT_S."""
 
-    pairs: int
-    images: Writer | None
-    residuals: Writer | None
-    _uncommitted: int = field(default=0, init=False)
-    _committed_at: float = field(default_factory=time.monotonic, init=False)
+    def __init__(self, images: Writer | None, residuals: Writer | None) -> None:
+        self._images = images
+        self._residuals = residuals
+        self._uncommitted = 0
+        self._committed_at = time.monotonic()
 
-    def done(self) -> np.ndarray:
+    def writers(self) -> list[Writer]:
+        """The writers that there are, the image file's first."""
+        return [writer for writer in (self._images, self._residuals) if writer is not None]
+
+    def done(self, pairs: int) -> np.ndarray:
         """(N, 2) bool: the boxes that need not be cut again."""
-        done = np.ones((self.pairs, 2), bool)
+        done = np.ones((pairs, 2), bool)
         for writer in self.writers():
             done &= writer.done
         return done
 
     def put(self, task: BoxTask, result: BoxResult) -> None:
-        """Put a box into all its slots that do not have it yet."""
+        """Store a box in each of its slots that is still empty."""
         for slot in task.slots:
             is_source = slot.role == SOURCE
-            if self.images is not None and not self.images.done[slot.pair, slot.role]:
-                self._put(self.images, slot, result.source if is_source else result.target, result)
-            if self.residuals is not None and not self.residuals.done[slot.pair, slot.role]:
-                self._put(self.residuals, slot, result.residual if is_source else None, result)
+            image = result.source if is_source else result.target
+            residual = result.residual if is_source else None
+            for writer, chunk in ((self._images, image), (self._residuals, residual)):
+                if writer is not None and not writer.has(slot.pair, slot.role):
+                    writer.put(slot.pair, slot.role, chunk, result.facts.by_name())
+                    self._uncommitted += 0 if chunk is None else len(chunk.data)
         if self._uncommitted >= COMMIT_BYTES or time.monotonic() - self._committed_at >= COMMIT_S:
             self._commit()
-
-    def _put(self, writer: Writer, slot: Slot, chunk: Chunk | None, result: BoxResult) -> None:
-        writer.put(slot.pair, slot.role, chunk, result.facts.by_name())
-        self._uncommitted += len(chunk.data) if chunk else 0
 
     def _commit(self) -> None:
         for writer in self.writers():
             writer.commit()
         self._uncommitted = 0
         self._committed_at = time.monotonic()
-
-    def writers(self) -> list[Writer]:
-        """The writers that there are, the image file's first."""
-        return [writer for writer in (self.images, self.residuals) if writer is not None]

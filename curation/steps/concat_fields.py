@@ -14,6 +14,8 @@ from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, SOURCE, TARGET
 from ..datasets.layout import Layout
+from ..datasets.probe import check_undamaged
+from ..datasets.seal import SEAL
 from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
 from ..errors import UsageError
@@ -23,7 +25,7 @@ from ..provenance import provenance
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
 
 # What a shard says of itself alone; the rest of its attributes are the joined file's too.
-_OF_A_SHARD = ("first", "last", "pairs", "toolkit_version", "provenance", "identity")
+_OF_A_SHARD = ("first", "last", "pairs", "toolkit_version", "provenance", "identity", SEAL)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Join
     with ExitStack() as stack:
         stack.enter_context(locked(dst_path))
         check_new(dst_path, overwrite)
+        check_undamaged(*(path for path, _ in paths))
         shards = []
         for path, shard in paths:
             shards.append(_open(path, shard))

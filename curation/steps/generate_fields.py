@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .. import fields, runner
 from ..aligners.pyramid import Module, content_hash, find_module
 from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.probe import check_undamaged
 from ..datasets.shards import Shard, missing_shards, shard_named
 from ..errors import UsageError, WorkError
 from ..files import check_folder, locked
@@ -74,6 +75,7 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
         raise UsageError(f"src_mip {options.src_mip} is finer than dst_mip {options.dst_mip}: want src_mip >= dst_mip")
     check_folder(options.temp_dir)
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
+    check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
     images, prior = open_inputs(options)
     for size in images.main.shape[2:]:
         fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
@@ -152,16 +154,13 @@ def _provenance(options: GenerateFieldsOptions, module: Module, images: Dataset,
 
 def existing_shards(folder: Path, made_of: Provenance) -> list[Shard]:
     """The shards in a folder; one that something else made is a `UsageError`."""
-    shards = []
-    for path in folder.iterdir():
-        shard = shard_named(path.name)
-        if shard is None:
-            continue
+    there = {path: shard for path in folder.iterdir() if (shard := shard_named(path.name))}
+    check_undamaged(*there)
+    for path in there:
         dataset = open_dataset(path)
         found = json.loads(dataset.provenance)
         dataset.file.close()
         if made_of != found:
             changed = differences(made_of, found)
             raise UsageError(f"{path}: made with another {changed}; take another --temp_dir, or delete it")
-        shards.append(shard)
-    return sorted(shards, key=lambda shard: shard.first)
+    return sorted(there.values(), key=lambda shard: shard.first)

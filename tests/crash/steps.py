@@ -45,7 +45,7 @@ class Step:
             joined = [each.with_name(f"{each.name}.joined.h5") for each in folders]
             for each, path in zip(folders, joined, strict=True):
                 concat_fields(str(each), str(path), overwrite=True)
-            return [*leftovers(folder), *differing(*joined, leaving_out=("attribute provenance",))]
+            return [*leftovers(folder), *differing(*joined, leaving_out=("attribute provenance", "attribute seal"))]
         if names[0] != names[1]:
             return [f"files {sorted(names[0])}, not {sorted(names[1])}", *leftovers(folder)]
         return [
