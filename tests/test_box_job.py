@@ -10,6 +10,7 @@ from small_jobs import (
     NAME,
     SHAPE,
     Refused,
+    contents,
     dataset_arguments,
     field_layer,
     image_layer,
@@ -64,6 +65,19 @@ def test_shards_of_a_job_hold_what_its_whole_file_holds(spec: Path, tmp_path: Pa
             for name in set(made) - {"main"}:
                 np.testing.assert_array_equal(made[name], np.concatenate([first[name], second[name]]))
             assert (second.attrs["first"], second.attrs["last"], second.attrs["pairs"]) == (4, 5, 6)
+
+
+def test_a_shard_whose_images_were_finished_first_is_finished(spec: Path, tmp_path: Path) -> None:
+    """A crash between the two files: the pairs of the image file decide, by their numbers in the spec."""
+    shard = job_of(spec, tmp_path / "parts").of_shard(Shard(4, 6))
+    for file in shard.files():
+        file.path.parent.mkdir(parents=True)
+    run_box_jobs([shard], parallel=1, overwrite=False)
+    field = shard.files()[1].path
+    expected = contents(field)
+    field.unlink()
+    run_box_jobs([shard], parallel=1, overwrite=False)
+    assert contents(field) == expected
 
 
 def test_boxes_of_another_format_are_not_kept(

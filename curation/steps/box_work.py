@@ -1,6 +1,7 @@
 """What a worker does with its boxes: read each one, normalise, warp and encode it.
 
-What needs CloudVolume is imported where it is used: it takes a second, which only those who read boxes should wait.
+Modules that need CloudVolume are imported inside functions. The import takes a second, and only a run that reads boxes
+should wait for it.
 """
 
 from collections.abc import Iterator
@@ -11,27 +12,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import fields, runner, samples
-from ..datasets.chunks import encode, encode_grey
+from ..datasets.chunks import Chunk, encode, encode_grey
 from ..datasets.facts import SOURCE, TARGET, BoxFacts
 from ..samples import Sample
 from ..spec import Spec
 from .box_tasks import BoxResult, BoxTask
 
 if TYPE_CHECKING:
+    from cloudvolume import CloudVolume
+
     from ..volumes.box_reader import BoxData, BoxReader
     from ..volumes.volume import Volumes
 
-READ_AHEAD = 8  # boxes read while one is computed, from stores worth waiting for
-RETRY_FOR_S = 600.0  # that a store which is away is waited for
+READ_AHEAD = 8  # boxes read while one is computed; from local stores none, where waiting for several gains nothing
+RETRY_FOR_S = 600.0  # how long a store that is away is waited for
+
+_Chunks = tuple[Chunk | None, Chunk | None, Chunk | None]
 
 
 @dataclass(frozen=True)
 class BoxWork:
     """What a worker does. `spec` is without pairs.
 
-    normalised: whether images are, else they are stored as they are in the volume. decimals: of stored fields. layer:
-    where images go when they do not come back as chunks. missing: what a missing chunk means, and retry_for: how long
-    a store that is away is waited for, see `Volumes`.
+    normalised: whether images are normalised; otherwise they keep the volume's values. decimals: of stored fields.
+    layer: the CloudVolume layer that the worker uploads images to; if it is None, the worker returns chunks. missing:
+    what a missing chunk means, and retry_for: how long a store that is away is waited for, see `Volumes`.
     """
 
     spec: Spec
@@ -41,26 +46,21 @@ class BoxWork:
     missing: str = "black"
     retry_for: float = RETRY_FOR_S
 
-    def __call__(self, number: int, tasks: Iterator[tuple[int, BoxTask]]) -> Iterator[tuple[int, BoxResult]]:
-        from ..volumes.layer_writer import open_for_writing, upload_section
+    def __call__(self, worker: int, tasks: Iterator[tuple[int, BoxTask]]) -> Iterator[tuple[int, BoxResult]]:
+        from ..volumes.layer_writer import open_for_writing
         from ..volumes.volume import Volumes
 
         with closing(Volumes(missing=self.missing, retry_for=self.retry_for, on_wait=runner.say)) as volumes:
             reader = self.reader(volumes)
             depth = 0 if all(volume.is_local for volume in reader.volumes()) else READ_AHEAD
             layer = open_for_writing(self.layer) if self.layer else None
-            for (place, task), data in runner.ahead(lambda unit: reader.read(unit[1].start), tasks, depth):
+            for (number, task), data in runner.ahead(lambda unit: reader.read(unit[1].start), tasks, depth):
                 sample = _sample(data)
-                if layer is None:
-                    yield place, self._encoded(task, data, sample, volumes.take_retries())
-                else:
-                    warped = _warped(sample, data)
-                    for slot in task.slots:
-                        upload_section(layer, 2 * slot.pair + slot.role, warped)
-                    yield place, BoxResult(None, None, None, _facts(data, sample), volumes.take_retries())
+                chunks = self._chunks(task, data, sample) if layer is None else _upload(layer, task, data, sample)
+                yield number, BoxResult(*chunks, _facts(data, sample), volumes.take_retries())
 
     def checked_reader(self, starts: np.ndarray) -> "BoxReader":
-        """A reader of the spec's volumes, of which boxes at `starts`, (N, 2, 3), can be read; else a `UsageError`."""
+        """A reader of the spec's volumes. Raises `UsageError` if the boxes at `starts`, (N, 2, 3), cannot be read."""
         from ..stores import CHECK_FOR_S
         from ..volumes.box_reader import check_boxes, check_volumes
         from ..volumes.volume import Volumes
@@ -76,16 +76,26 @@ class BoxWork:
 
         return BoxReader(self.spec, volumes, self.normalised)
 
-    def _encoded(self, task: BoxTask, data: "BoxData", sample: Sample, retries: int) -> BoxResult:
+    def _chunks(self, task: BoxTask, data: "BoxData", sample: Sample) -> _Chunks:
+        """The source, the target and the residual field, as far as the task's slots want them."""
         roles = {slot.role for slot in task.slots}
-        source = target = residual = None
-        if SOURCE in roles or data.residual is None:
-            source = encode_grey(sample.image)
-        if SOURCE in roles and data.residual is not None:
-            residual = encode(fields.rounded(data.residual, self.decimals))
-        if TARGET in roles:
-            target = source if data.residual is None else encode(_warped(sample, data))
-        return BoxResult(source, target, residual, _facts(data, sample), retries)
+        if data.residual is None:
+            image = encode_grey(sample.image)
+            return image, image, None
+        source = encode_grey(sample.image) if SOURCE in roles else None
+        target = encode(_warped(sample, data)) if TARGET in roles else None
+        residual = encode(fields.rounded(data.residual, self.decimals)) if SOURCE in roles else None
+        return source, target, residual
+
+
+def _upload(layer: "CloudVolume", task: BoxTask, data: "BoxData", sample: Sample) -> _Chunks:
+    """Store the warped image as the sections of the task's slots; no chunks are left to store."""
+    from ..volumes.layer_writer import upload_section
+
+    warped = _warped(sample, data)
+    for slot in task.slots:
+        upload_section(layer, 2 * slot.pair + slot.role, warped)
+    return None, None, None
 
 
 def _sample(data: "BoxData") -> Sample:
