@@ -28,12 +28,15 @@ from cloudvolume.paths import strict_extract
 from ..boxes import Window
 from ..errors import UsageError, WorkError
 from ..stores import CHECK_FOR_S, CONNECTIONS, Patience, install, is_from_store, reason
+from . import encodings
 from .zarr_forms import FormError, Level, NoMetadataError, levels_of
 
 CACHE_BYTES = 256 * 2**20
 
 install()
+encodings.install()
 
+_ZARR_FORMATS = ("zarr", "zarr2", "zarr3", "n5")
 _TripleInt = tuple[int, int, int]
 ChunkKey = tuple[str, int, _TripleInt]  # the layer's path, the MIP, the chunk's start
 
@@ -167,6 +170,8 @@ class Volumes:
             raise UsageError(f"{path} has no MIP {mip}: it has {have}")
         volume = Volume(self, layer, path, mip)
         _check_level(volume, layer.mip_resolution(0))
+        if str(layer.meta.path.format) not in _ZARR_FORMATS:
+            encodings.check_encoding(volume, layer.meta.encoding(mip), volume.dtype.name)
         return volume
 
     def open_layers(self, paths: Iterable[str]) -> None:
@@ -234,7 +239,7 @@ def open_layer(path: str) -> CloudVolume:
 def _zarr_levels(path: str) -> list[Level]:
     """The levels of a layer of zarr or n5, of a form that is read right; none of any other format."""
     format = strict_extract(path).format
-    if format not in ("zarr", "zarr2", "zarr3", "n5"):
+    if format not in _ZARR_FORMATS:
         return []
     files = CloudFiles(path, progress=False)
     if format == "zarr":  # as CloudVolume tells
