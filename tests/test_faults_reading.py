@@ -79,6 +79,49 @@ def test_21_a_chunk_not_found_fails_where_that_is_asked_for(
     assert command("make_dataset.py", *job(image, None, "--missing", "fail")).code == 0
 
 
+@pytest.mark.parametrize("missing", ["black", "fail"])
+@pytest.mark.parametrize("levels", [{1: voxels()[::2, ::2]}, {1: voxels()[::2, ::2], 3: voxels()[::8, ::8]}])
+def test_21_an_image_of_which_no_chunk_is_there(
+    levels: dict[int, np.ndarray], missing: str, job: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    image = make_layer(tmp_path / "coarse", levels)
+    line = refused("make_dataset.py", *job(image, None, "--missing", missing))
+    mips = ", ".join(map(str, levels))
+    assert "image: " in line
+    assert line.endswith(
+        f"coarse at MIP 0 holds no data: of the chunks asked for none is there; there are some at MIP {mips}"
+    )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_21_a_field_of_which_no_chunk_is_there(image: str, job: Arguments, refused: Refused, tmp_path: Path) -> None:
+    field = field_layer(tmp_path)
+    for file in (tmp_path / "field").glob("*/*"):
+        file.unlink()
+    line = refused("make_dataset.py", *job(image, field))
+    assert "field: " in line
+    assert line.endswith(
+        "field at MIP 2 holds no data: of the chunks asked for none is there; nor is there one at another MIP"
+    )
+
+
+def test_21_an_image_of_which_no_chunk_is_there_over_http(
+    server: Server, job: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    server.otherwise = lambda file, nth: Answer(404 if "_40/" in file else 200)
+    assert "holds no data" in refused("make_dataset.py", *job(server.url))
+
+
+def test_21_boxes_of_which_no_chunk_is_there_in_a_volume_that_holds_others(
+    image: str, job: Arguments, command: Command, tmp_path: Path
+) -> None:
+    for file in (tmp_path / "image").glob("*/*_[1-5]-*"):
+        file.unlink()
+    done = command("make_dataset.py", *job(image))
+    assert done.code == 0, done.stderr
+    assert "missing chunks   6 read as black" in done.stdout
+
+
 @pytest.mark.parametrize("fault", [Answer(503), Answer(reset=True), Answer(sent=0.5)])
 def test_22_a_passing_failure_is_waited_out(
     fault: Answer, server: Server, job: Arguments, command: Command, waits: list[float]

@@ -62,12 +62,13 @@ class BoxWork:
     def checked_reader(self, starts: np.ndarray) -> "BoxReader":
         """A reader of the spec's volumes. Raises `UsageError` if the boxes at `starts`, (N, 2, 3), cannot be read."""
         from ..stores import CHECK_FOR_S
-        from ..volumes.box_reader import check_boxes, check_volumes
+        from ..volumes.box_reader import check_boxes, check_data, check_volumes
         from ..volumes.volume import Volumes
 
         reader = self.reader(Volumes(missing=self.missing, retry_for=min(self.retry_for, CHECK_FOR_S)))
         check_volumes(reader)
         check_boxes(reader, starts)
+        check_data(reader, starts)
         return reader
 
     def reader(self, volumes: "Volumes") -> "BoxReader":

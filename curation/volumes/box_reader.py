@@ -10,7 +10,7 @@ from ..boxes import Box, Window
 from ..errors import UsageError
 from ..samples import Translation
 from ..spec import Reference, Spec, field_reference, image_reference
-from .volume import ChunkKey, Volume, Volumes, check_scales, window_text
+from .volume import PROBES, ChunkKey, Volume, Volumes, check_scales, window_text
 
 
 @dataclass(frozen=True)
@@ -199,3 +199,28 @@ def check_boxes(reader: BoxReader, starts: np.ndarray) -> None:
                     f"pairs[{pair}].{('src', 'tgt')[role]}, section {start[2]}: box wholly outside the volume of "
                     f"{name}: {window_text(window)}; {volume.bounds_text()}"
                 )
+
+
+def check_data(reader: BoxReader, starts: np.ndarray) -> None:
+    """Refuse volumes of image or field of which no chunk is there, where boxes are or elsewhere. starts: (N, 2, 3)."""
+    unique = np.unique(starts.reshape(-1, 3), axis=0)
+    some = unique[:: -(-len(unique) // PROBES)].tolist()
+    box = reader.box(some[len(some) // 2])
+    half = (box.x_size << box.mip) // 2, (box.y_size << box.mip) // 2
+    # The middle one first: it is likeliest to lie in tissue.
+    centres = [(x + half[0], y + half[1], z) for x, y, z in (some[len(some) // 2], *some)]
+    named = {
+        (volume.path, volume.mip): (name, volume)
+        for name, volume in [
+            ("field.reference", reader.field_reference),
+            ("field", reader.field),
+            ("image.reference", reader.reference),
+            ("image", reader.image),
+        ]
+        if volume is not None
+    }
+    for name, volume in named.values():
+        if not volume.holds_any(centres):
+            mips = [str(level.mip) for level in volume.levels() if level.mip != volume.mip and level.holds_any(centres)]
+            have = f"there are some at MIP {', '.join(mips)}" if mips else "nor is there one at another MIP"
+            raise UsageError(f"{name}: {volume} holds no data: of the chunks asked for none is there; {have}")

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -28,12 +29,16 @@ from cloudvolume.paths import strict_extract
 from ..boxes import Window
 from ..errors import UsageError, WorkError
 from ..stores import CHECK_FOR_S, CONNECTIONS, Patience, install, is_from_store, reason
+from . import encodings
 from .zarr_forms import FormError, Level, NoMetadataError, levels_of
 
 CACHE_BYTES = 256 * 2**20
+PROBES = 64  # chunks that are asked for all over a volume, to see whether any is there
 
 install()
+encodings.install()
 
+_ZARR_FORMATS = ("zarr", "zarr2", "zarr3", "n5")
 _TripleInt = tuple[int, int, int]
 ChunkKey = tuple[str, int, _TripleInt]  # the layer's path, the MIP, the chunk's start
 
@@ -124,6 +129,41 @@ class Volume:
         # reads it as little-endian (cloudvolume/datasource/n5/image.py).
         return chunk.byteswap() if isinstance(self._layer.meta, N5Metadata) else chunk
 
+    def holds_any(self, places: Iterable[_TripleInt]) -> bool:
+        """Whether a chunk is there, of those at some places, in MIP-0 voxels, and of some all over the volume."""
+        probes = [window for place in places if self.overlap(window := self._voxel(place))]
+        chunks = dict.fromkeys(start for window in probes for start in self.chunks(window))
+        starts = [*chunks, *self._spread()]
+        return self._is_there(starts[0]) or any(self._volumes.map(self._is_there, starts[1:]))
+
+    def levels(self) -> "Iterator[Volume]":
+        """The layer's levels that can be read."""
+        for mip in self._layer.available_mips:
+            with suppress(UsageError):
+                yield self._volumes.open(self.path, mip)
+
+    def _voxel(self, place: _TripleInt) -> Window:
+        x, y, z = place[0] >> self.mip, place[1] >> self.mip, place[2]
+        return Window((x, y), (x + 1, y + 1), z, crop=(0, 0))
+
+    def _spread(self) -> Iterator[_TripleInt]:
+        """The starts of some chunks all over the volume."""
+        sizes = [stop - start for start, stop in zip(self.start, self.stop, strict=True)]
+        grid = [-(-size // step) for size, step in zip(sizes, self.chunk, strict=True)]
+        count = math.prod(grid)
+        for index in range(0, count, -(-count // PROBES)):
+            places = np.unravel_index(index, grid)
+            x, y, z = (
+                start + int(place) * step for start, place, step in zip(self.start, places, self.chunk, strict=True)
+            )
+            yield x, y, z
+
+    def _is_there(self, start: _TripleInt) -> bool:
+        try:
+            return self.download(start) is not None
+        except Exception:  # something is; who reads it will be told what is wrong with it
+            return True
+
     def _inside(self, window: Window) -> list[tuple[int, int]]:
         return [
             (max(low, first), min(high, last))
@@ -168,6 +208,8 @@ class Volumes:
             raise UsageError(f"{path} has no MIP {mip}: it has {have}")
         volume = Volume(self, layer, path, mip)
         _check_level(volume, layer.mip_resolution(0))
+        if str(layer.meta.path.format) not in _ZARR_FORMATS:
+            encodings.check_encoding(volume, layer.meta.encoding(mip), volume.dtype.name)
         return volume
 
     def open_layers(self, paths: Iterable[str]) -> None:
@@ -199,6 +241,10 @@ class Volumes:
 
         submit = _run_here if volume.is_local else self._pool.submit
         return self._cache.get((volume.path, volume.mip, start), load, submit)
+
+    def map(self, function: Callable[[_TripleInt], bool], starts: Iterable[_TripleInt]) -> Iterator[bool]:
+        """What a function gives for each of some chunks, as many at once as are fetched."""
+        return self._pool.map(function, starts)
 
     def _open_layer(self, path: str) -> CloudVolume:
         try:
@@ -235,7 +281,7 @@ def open_layer(path: str) -> CloudVolume:
 def _zarr_levels(path: str) -> list[Level]:
     """The levels of a layer of zarr or n5, of a form that is read right; none of any other format."""
     format = strict_extract(path).format
-    if format not in ("zarr", "zarr2", "zarr3", "n5"):
+    if format not in _ZARR_FORMATS:
         return []
     files = CloudFiles(path, progress=False)
     if format == "zarr":  # as CloudVolume tells
