@@ -269,7 +269,7 @@ class Patience:
                 try:
                     return question()
                 except Exception as error:
-                    wait = random.uniform(0, min(_SHORTEST_S * 2**failures, _LONGEST_S))
+                    wait = random.uniform(0, min(_SHORTEST_S * 2.0 ** min(failures, 16), _LONGEST_S))
                     failures += 1
                     if is_outage(error):
                         now = self._clock()

@@ -107,6 +107,13 @@ def test_waits_are_random_and_grow_up_to_half_a_minute(clock: Clock, monkeypatch
     assert clock.waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 8.5]
 
 
+def test_an_outage_of_days_is_waited_out(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    with pytest.raises(requests.HTTPError):
+        patience(clock, retry_for=100_000).ask(always(answered(503)))
+    assert sum(clock.waits) == pytest.approx(100_000)
+
+
 def test_no_time_is_one_attempt(clock: Clock) -> None:
     with pytest.raises(requests.HTTPError):
         patience(clock, retry_for=0).ask(always(answered(503)))

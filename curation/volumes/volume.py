@@ -208,7 +208,7 @@ class Volumes:
             raise UsageError(f"{path} has no MIP {mip}: it has {have}")
         volume = Volume(self, layer, path, mip)
         _check_level(volume, layer.mip_resolution(0))
-        if str(layer.meta.path.format) not in _ZARR_FORMATS:
+        if layer.meta.path.format in ("precomputed", "graphene"):
             encodings.check_encoding(volume, layer.meta.encoding(mip), volume.dtype.name)
         return volume
 
