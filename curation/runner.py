@@ -16,8 +16,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from multiprocessing import forkserver
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -59,7 +59,28 @@ def run(
 def warm_up(*modules: str) -> None:
     """Start the process that workers are forked from. It imports `modules`, once for all, while this one goes on."""
     _CONTEXT.set_forkserver_preload(list(modules))
-    forkserver.ensure_running()
+    _start_server()
+
+
+def _start_server() -> None:
+    """Start the process that workers are forked from, if it does not run. Ctrl-C never reaches it, nor the workers.
+
+    The terminal sends it to the whole group of processes, but this one decides what it means. By itself the server
+    ignores it only after its imports, and a worker not at all; a signal that is blocked here stays so in both.
+    """
+    resource_tracker.ensure_running()  # by itself: when it starts, it unblocks signals
+    with _without(signal.SIGINT):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _without(*signals: signal.Signals) -> Iterator[None]:
+    """Signals wait until this is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _number(runs: Sequence[Sequence[Unit]]) -> list[list[tuple[int, Unit]]]:
@@ -107,9 +128,11 @@ class _Pool(Generic[Unit, Result]):
     def _start(self, number: int) -> None:
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_serve, args=(theirs, number, self._work), daemon=True)
-        process.start()
+        _start_server()
+        with _without(signal.SIGINT, signal.SIGTERM):  # a worker that is half started would end with a traceback
+            process.start()
+            self._members[ours] = _Member(number, process, ours)
         theirs.close()  # so that the worker's death closes the pipe
-        self._members[ours] = _Member(number, process, ours)
 
     def _listen(self, pipe: Connection) -> Iterator[tuple[int, Result]]:
         member = self._members[pipe]
@@ -169,7 +192,6 @@ def _cause(exitcode: int | None) -> str:
 
 def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
     """Worker main loop; ends when the parent's pipe closes, so that no orphan outlives its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which an ended worker would leave behind
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ROOT
 
 from curation.errors import UsageError, WorkError
 from curation.runner import DEATHS_ALLOWED, ahead, run
@@ -238,6 +241,64 @@ def test_other_errors_of_a_worker_are_failures_at_work_with_their_kind() -> None
 def test_errors_that_cannot_be_pickled_are_told_all_the_same() -> None:
     with pytest.raises(WorkError, match=r"^UnpicklableError: caught by a lock$"):
         results(raises_unpicklable, RUNS, 2)
+
+
+# Ctrl-C, which reaches the whole group, while workers begin
+
+SLOW = """
+import pathlib, time
+pathlib.Path({marker!r}).touch()
+time.sleep(1)
+"""
+
+MAIN = """
+import time
+from curation import cli, runner
+
+class Work:
+    def __reduce__(self):
+        return __import__, ({unpickled!r},)
+
+def main(args):
+    runner.warm_up({imported!r})
+    {then}
+
+if __name__ == "__main__":
+    cli.run(cli.parser(None), main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("imported", "unpickled", "then"),
+    [
+        ("slow", "sys", "time.sleep(60)"),  # the main process is busy, as with imports of its own
+        ("slow", "sys", "list(runner.run(Work(), [[1], [2]], 2))"),  # it waits for its first worker
+        ("sys", "slow", "list(runner.run(Work(), [[1], [2]], 2))"),  # a worker has begun, but does no work yet
+    ],
+    ids=["server imports", "first worker is awaited", "worker imports"],
+)
+def test_an_interrupt_while_workers_begin_is_told_in_one_line(
+    number: signal.Signals, imported: str, unpickled: str, then: str, tmp_path: Path
+) -> None:
+    marker = tmp_path / "importing"
+    (tmp_path / "slow.py").write_text(SLOW.format(marker=str(marker)))
+    (tmp_path / "job.py").write_text(MAIN.format(imported=imported, unpickled=unpickled, then=then))
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "job.py")],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not marker.exists():
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.killpg(process.pid, number)
+    _, said = process.communicate()
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert said == f"job: {word}; the same command goes on from here\n"
+    assert process.returncode == 128 + number
 
 
 # Looking ahead
