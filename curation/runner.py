@@ -85,8 +85,8 @@ def warm_up(*modules: str) -> None:
 def _start_server() -> None:
     """Start the process that workers are forked from, if it does not run. Ctrl-C never reaches it, nor the workers.
 
-    Ctrl-C is for the whole group of processes, and this one decides what it means. The fork server is deaf to it when
-    its modules are imported, and a worker when it has begun: blocked signals are inherited, and so both are at once.
+    The terminal sends it to the whole group of processes, but this one decides what it means. By itself the server
+    ignores it only after its imports, and a worker not at all; a signal that is blocked here stays so in both.
     """
     resource_tracker.ensure_running()  # by itself: when it starts, it unblocks signals
     with _without(signal.SIGINT):
