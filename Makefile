@@ -1,5 +1,6 @@
-# make demo, make test, make torture (random jobs against an independent reference, 500 kills, and a fault at every
-# single write), make bench: each creates .venv and installs the pinned requirements first, if they are not there yet.
+# make demo, make test, make torture (random jobs against an independent reference, 500 kills, a flipped bit at every
+# seventh byte of a file, and a fault at every single write), make bench: each creates .venv and installs the pinned
+# requirements first, if they are not there yet.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +22,7 @@ lint: $(VENV)/.ready
 torture: $(VENV)/.ready
 	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(RUN)/python tests/torture_differential.py --cases 2000
 	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(RUN)/python tests/crash/torture.py
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(RUN)/python tests/crash/flips.py
 	CURATION_EVERY_WRITE=1 $(RUN)/python -m pytest tests/crash/test_writes.py
 
 bench: $(VENV)/.ready
