@@ -1,5 +1,5 @@
-# make demo, make test, make torture (500 kills, and a fault at every single write), make bench: each creates .venv and
-# installs the pinned requirements first, if they are not there yet.
+# make demo, make test, make torture (500 kills, a fault at every single write, thousands of flipped bits), make bench:
+# each creates .venv and installs the pinned requirements first, if they are not there yet.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,7 @@ lint: $(VENV)/.ready
 
 torture: $(VENV)/.ready
 	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(RUN)/python tests/crash/torture.py
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(RUN)/python tests/crash/flips.py
 	CURATION_EVERY_WRITE=1 $(RUN)/python -m pytest tests/crash/test_writes.py
 
 bench: $(VENV)/.ready

@@ -65,6 +65,12 @@ def stored_seal(file: h5py.File) -> str | None:
     return seal.decode("ascii", "replace") if isinstance(seal, bytes) else None
 
 
+def is_as_sealed(file: h5py.File) -> bool:
+    """Whether a file that may not be finished is as it was sealed; those of toolkit 0.1 count as that."""
+    seal = stored_seal(file)
+    return not _wants_seal(file) if seal is None else seal in (begun_seal(file), finished_seal(file))
+
+
 def seal_fault(file: h5py.File) -> str | None:
     """What is wrong with the seal of a finished file. Files of older tools, and of toolkit 0.1, need not have one."""
     seal = stored_seal(file)

@@ -18,14 +18,15 @@ import signal
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
-from crashing import Call, Nursery
+from crashing import Call, Nursery, setting
 from small_jobs import contents
 from steps import Inputs, Step, begun, make_steps
 from tqdm import tqdm
@@ -40,6 +41,7 @@ PARTIAL = ("make_dataset", "concat_fields")
 
 AT_ONCE = 200  # flips that one child looks at
 CPU_S, MORE_BYTES = 60, 2 * 2**30  # for such a child
+TOLD = 30  # of the flips with bad ends
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Flip:
     bad: str = ""
 
 
-def flips(content: bytes, places: range, seed: int) -> Iterator[tuple[int, int, bytes]]:
+def flips(content: bytes, places: Sequence[int], seed: int) -> Iterator[tuple[int, int, bytes]]:
     """The content with one bit flipped, at each place; the place and the bit."""
     drawn = random.Random(seed)
     for place in places:
@@ -136,7 +138,8 @@ def in_child(look: Callable[[], Iterator[Any]]) -> list[Any]:
 def of_partial(nursery: Nursery, step: Step, folder: Path, every: int, seed: int) -> Iterator[Flip]:
     """Flip bits of the partial file of a run that was killed halfway, and run the same again.
 
-    Chunks are most of it, and all alike: of their bytes only every hundredth is met.
+    Each takes as long as dozens of a finished file, so only every fourth is met; and of the bytes of chunks, which are
+    most of the file and all alike, every hundredth of these.
     """
     start = folder / "begun"
     start.mkdir()
@@ -145,11 +148,12 @@ def of_partial(nursery: Nursery, step: Step, folder: Path, every: int, seed: int
     content = whole.read_bytes()
     chunks = _bytes_of_chunks(whole)
     places = [place for place in range(len(content)) if place not in chunks or place % 100 == 0]
-    for place, bit, damaged in flips(content, places[seed % every :: every], seed):
+    for place, bit, damaged in flips(content, places[seed % every :: 4 * every], seed):
         out = folder / "out"
         shutil.copytree(start, out)
         (out / whole.name).write_bytes(damaged)
-        yield Flip(place, bit, *_resumed(nursery, step, step.call(out), out))
+        call = step.call(out).after(partial(setting, "curation.datasets.probe.CPU_S", 1))
+        yield Flip(place, bit, *_resumed(nursery, step, call, out))
         shutil.rmtree(out)
 
 
@@ -161,8 +165,11 @@ def _bytes_of_chunks(path: Path) -> set[int]:
 
 
 def _resumed(nursery: Nursery, step: Step, call: Call, out: Path) -> tuple[str, str]:
-    outcome = nursery.run(call)
     again = ""
+    try:
+        outcome = nursery.run(call)
+    except TimeoutError as error:
+        return "hangs", str(error)
     if isinstance(outcome.error, WorkError):  # which it may say, if the same command then makes it good
         again = ", by the second run"
         outcome = nursery.run(call)
@@ -219,7 +226,7 @@ def main() -> int:
                 bad.append(f"{name}, byte {flip.place}, bit {flip.bit}: {flip.end}: {flip.bad}")
     for name, ends in counts.items():
         print(f"{name:<14} {ends.total():>6} flips: {', '.join(f'{count} {end}' for end, count in ends.most_common())}")
-    print(*bad, sep="\n")
+    print(*bad[:TOLD], sep="\n")
     print(f"{len(bad)} flips had an end that must not be")
     return 1 if bad else 0
 

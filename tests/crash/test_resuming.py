@@ -4,13 +4,15 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
-from crashing import Nursery, stopping
+from crashing import Nursery, limiting_files, stopping
 from small_jobs import contents
 from steps import PAIRS, Inputs, Step, begun, each_step, finishes, new_folder, stat, waited
 
@@ -153,3 +155,62 @@ def test_a_truncated_partial_is_made_good(step: Step, nursery: Nursery, tmp_path
         resumed.append(step.resumed(outcome.value))
     assert resumed[0] == 0
     assert resumed[-1] > resumed[2]
+
+
+def with_another_fill_value(file: h5py.File) -> None:
+    values = file["crc32"][:]
+    del file["crc32"]
+    file.create_dataset("crc32", data=values, fillvalue=1)
+
+
+# Damage to the structure of a partial file, and to what is known from the beginning: no box is.
+CHANGES: dict[str, Callable[[h5py.File], Any]] = {
+    "a fill value": with_another_fill_value,
+    "an attribute's type": lambda file: file.attrs.create("mip", file.attrs["mip"], dtype="<i4"),
+    "an attribute more": lambda file: file["main"].attrs.create("scale", 2),
+    "a dataset more": lambda file: file.create_dataset("more", data=[1]),
+    "the seal": lambda file: file.attrs.modify("seal", np.bytes_(b"0" * 64)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("step", ["make_dataset", "concat_fields"], indirect=True)
+def test_the_finished_file_is_built_as_a_new_one(change: str, step: Step, nursery: Nursery, out: Path) -> None:
+    """Whatever damage has made of a partial file's own structure, that of the finished file is another."""
+    call = begun(nursery, step, out)
+    with h5py.File(next(out.glob(".[xj]*.partial.h5")), "r+") as file:
+        CHANGES[change](file)
+    outcome = nursery.run(call)
+    assert outcome.error is None, outcome
+    assert step.resumed(outcome.value) > 0
+    assert step.faults(out) == []
+    assert (": damaged, or " in outcome.text) == (change != "the seal")
+
+
+@pytest.mark.parametrize("step", ["make_dataset", "concat_fields"], indirect=True)
+def test_a_full_disk_does_not_cost_what_was_intact(step: Step, nursery: Nursery, out: Path) -> None:
+    call = begun(nursery, step, out)
+    path = next(out.glob(".[xj]*.partial.h5"))
+    with h5py.File(path, "r+") as file:
+        CHANGES["a dataset more"](file)
+    error = nursery.run(call.after(partial(limiting_files, path.stat().st_size // 2))).error
+    assert isinstance(error, WorkError)
+    assert str(error).lower().endswith("partial.h5: file too large")
+    assert step.resumed(nursery.finish(call)) > 0
+    assert step.faults(out) == []
+
+
+@pytest.mark.parametrize("what", [b'"toolkit_format": ', b'"toolkit_', b""])
+@pytest.mark.parametrize("step", ["make_dataset", "concat_fields"], indirect=True)
+def test_damage_is_not_taken_for_another_run(what: bytes, step: Step, nursery: Nursery, out: Path) -> None:
+    """A bit of the provenance has flipped: in a number, in a name, and in the name of the attribute."""
+    call = begun(nursery, step, out)
+    path = next(out.glob(".[xj]*.partial.h5"))
+    content = bytearray(path.read_bytes())
+    content[content.index(what or b"provenance") + len(what)] ^= 2
+    path.write_bytes(content)
+    outcome = nursery.run(call)
+    assert outcome.error is None, outcome
+    assert "partial.h5: damaged (" in outcome.text
+    assert "so the work begins anew" in outcome.text
+    assert step.faults(out) == []
