@@ -148,7 +148,7 @@ def _check_provenance(path: Path, file: h5py.File, provenance: Provenance) -> No
     if found == as_text(provenance):
         return
     if not is_as_sealed(file):
-        raise DamageError("it does not tell what it is of")
+        raise DamageError("what it was begun with cannot be told")
     differ = differences(provenance, json.loads(found))
     raise UsageError(f"{path}: begun with another {differ}; give the same, or delete it")
 
