@@ -183,7 +183,10 @@ def _resumed(nursery: Nursery, step: Step, call: Call, out: Path) -> tuple[str, 
         return "killed", "the process was killed"
     if not outcome.is_finished:
         return "refused", repr(outcome.error)
-    differing = step.faults(out)
+    try:
+        differing = step.faults(out)
+    except Exception as error:  # it cannot even be read
+        differing = [repr(error)]
     if differing:
         return "differs", ", ".join(differing)
     kept = step.resumed(outcome.value) if outcome.value else 0
