@@ -2,9 +2,9 @@
 
     python verify_dataset.py dataset/*.h5
 
-Every chunk is read; checked are each image's and field's CRC-32, the facts stored with them, their ranges, and the
-hash of the spec. Fields of older tools (LZF and scaleoffset) are searched for NaN that became numbers. A line a fault
-on stdout; exit code 0 if there is none, else 1.
+Every chunk is read; checked are each image's and field's CRC-32, the facts stored with them, their ranges, the hash of
+the spec, and the seal, which covers whatever else a reader can see. Fields of older tools (LZF and scaleoffset) are
+searched for NaN that became numbers. A line a fault on stdout; exit code 0 if there is none, else 1.
 """
 
 import argparse

@@ -1,23 +1,28 @@
 """Files that are not finished yet: telling what in them is intact, and taking up the work again.
 
-Work goes to `.NAME.partial.h5` beside the target, in this order: chunks and facts are written and flushed, then their
-entries in `checksum`, then those are flushed. An entry is a checksum of the stored chunk and the facts, so what a
-crash tore or a disk damaged is seen when the work resumes, and is done again. The finished file is checked, flushed to
-the disk and renamed (`writer`). `checksum` stays in it, for verify_dataset.py.
+Work goes to `.NAME.partial.h5` beside the target. What is known from the beginning is in it, under a seal (`seal`),
+before any work is. Then chunks and facts are written and flushed, then their entries in `checksum`, then those are
+flushed. An entry is a checksum of the stored chunk and the facts, so what a crash tore or a disk damaged is seen when
+the work resumes, and is done again. The finished file is sealed, closed, checked as it reads back, flushed to the disk
+and renamed (`writer`). `checksum` stays in it, for verify_dataset.py.
+
+Damage that is seen in one place of HDF5's metadata may be in others too, unseen. So a file in which anything is off is
+not written to again: its intact boxes are copied to a new file, which replaces it.
 """
 
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 from isal import isal_zlib
 
-from ..errors import UsageError
+from ..errors import UsageError, WorkError
 from ..files import PathLike
 from ..provenance import Provenance, as_text, differences, stored_in
 from .dataset import open_dataset
@@ -28,6 +33,7 @@ from .seal import DamageError, begun_seal, is_as_sealed
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
 _ROOM = 64 * 2**20
+_RAISED = (OSError, RuntimeError, KeyError, ValueError)  # by HDF5 and the file system
 
 Buffer = bytes | np.ndarray
 
@@ -82,11 +88,29 @@ def resumed(partial: Path, layout: Layout) -> h5py.File | None:
             if not good or begun_seal(file) != layout.begun_seal():
                 _salvage(partial, file, layout, entries * intact)
         return h5py.File(partial, "r+")
-    except (UsageError, BlockingIOError, PermissionError):  # not damaged, but in use: made anew, it would be emptied
+    except (UsageError, WorkError, BlockingIOError, PermissionError):  # not damaged: made anew, it would be emptied
         raise
     except Exception as error:  # whatever HDF5 and h5py say of what damage has made of it
         _say(partial, f"damaged ({error}), so the work begins anew")
         return None
+
+
+@contextmanager
+def failing(path: Path, kinds: tuple[type[Exception], ...] = _RAISED) -> Iterator[None]:
+    """Name the file in what HDF5 and the file system raise, or only in some kinds of that."""
+    try:
+        yield
+    except (UsageError, WorkError):
+        raise
+    except kinds as error:
+        raise WorkError(f"{path}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """HDF5 buries the system's reason in its own words: `... (errno = 28, error message = '...', ...`."""
+    text = str(error)
+    found = re.search(r"error message = '([^']*)'", text)
+    return found[1] if found else getattr(error, "strerror", None) or text
 
 
 def _say(path: Path, what: str) -> None:
@@ -124,7 +148,7 @@ def _check_provenance(path: Path, file: h5py.File, provenance: Provenance) -> No
     if found == as_text(provenance):
         return
     if not is_as_sealed(file):
-        raise DamageError("it does not tell what it is of")
+        raise DamageError("what it was begun with cannot be told")
     differ = differences(provenance, json.loads(found))
     raise UsageError(f"{path}: begun with another {differ}; give the same, or delete it")
 
@@ -182,14 +206,18 @@ def _salvage(partial: Path, damaged: h5py.File, layout: Layout, entries: np.ndar
     """Put a new partial file, with what is intact in a damaged one, in its place."""
     salvage = partial.with_name(partial.name.replace(".partial.", ".salvage.partial."))
     try:
-        with created(salvage, layout) as file:
+        # Whatever is read here was read before: if an error of the system's comes, it is of writing.
+        with failing(partial, (OSError,)), created(salvage, layout) as file:
             copy_stored(damaged, file, layout, np.arange(len(entries)), entries)
             entries = entries * intact_boxes(file)  # facts whose type was damaged may not be what they were any more
             file["checksum"][...] = entries
         os.replace(salvage, partial)
     finally:
         salvage.unlink(missing_ok=True)
-    _say(partial, f"damaged; {np.count_nonzero(entries)} of {entries.size} boxes in it are intact, and kept")
+    _say(
+        partial,
+        f"damaged, or of another version; {np.count_nonzero(entries)} of {entries.size} boxes are intact, and kept",
+    )
 
 
 def copy_stored(src: h5py.File, dst: h5py.File, layout: Layout, samples: np.ndarray, entries: np.ndarray) -> None:

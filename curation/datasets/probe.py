@@ -54,9 +54,10 @@ def _input_faults(path: Path) -> Iterator[str]:
         yield str(error)
         return
     with data.file as file:
-        fault = seal_fault(file)
-    if fault:
-        yield f"{path}: damaged: {fault}"
+        if data.main.chunks:
+            data.main.id.get_num_chunks()  # which walks through their index
+        if fault := seal_fault(file):
+            yield f"{path}: damaged: {fault}"
 
 
 # The child

@@ -1,7 +1,6 @@
 """Writing a dataset file so that it is finished or not there, and a crash loses little (`partial` says how)."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -11,11 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import UsageError, WorkError
+from ..errors import WorkError
 from ..files import BackgroundSync, PathLike, publish
 from .chunks import Chunk
 from .layout import Layout
-from .partial import copy_stored, created, entry_of, is_sound, partial_path, resumed, row_of
+from .partial import copy_stored, created, entry_of, failing, is_sound, partial_path, resumed, row_of
 from .seal import begun_seal, seal_fault, seal_finished
 
 
@@ -29,7 +28,7 @@ class Writer:
         self.target = Path(target)
         self.layout = layout
         self._partial = partial_path(target)
-        with _failing(self._partial), _quiet_hdf5():
+        with failing(self._partial), _quiet_hdf5():
             self._file = resumed(self._partial, layout) or created(self._partial, layout)
             self._entries = self._file["checksum"][:]
             self._crc32 = self._file["crc32"][:]
@@ -67,7 +66,7 @@ class Writer:
     def put(self, sample: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any] | None = None) -> None:
         """Store what a box of a sample gives to this file: its chunk, if it has one, and what is known of it."""
         if chunk is not None:
-            with _failing(self._partial):
+            with failing(self._partial):
                 # `main` is opened anew for each chunk: HDF5 2.0 gives the filter mask of the chunk written last as 0
                 # for as long as its dataset stays open, and what reads it then takes shuffled for unshuffled bytes.
                 self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data, chunk.skipped)
@@ -83,7 +82,7 @@ class Writer:
         if not self._touched:
             return
         rows = slice(min(self._touched), max(self._touched) + 1)
-        with _failing(self._partial):
+        with failing(self._partial):
             for name, values in [*self.facts.items(), ("crc32", self._crc32)]:
                 self._file[name][rows] = values[rows]
             self._file.flush()
@@ -95,11 +94,11 @@ class Writer:
     def finish(self, keep: np.ndarray | None = None) -> None:
         """Check the whole file, and move it into its place: all samples, or those of `keep`, (N,) bool."""
         self.commit()
-        with _failing(self._partial):
+        with failing(self._partial):
             self._sync.wait()
         if not self.done.all():
             raise WorkError(f"{self._partial}: {np.sum(~self.done)} of {self.done.size} boxes are missing")
-        with _failing(self._partial):
+        with failing(self._partial):
             stored = self._file["main"].id.get_num_chunks()
             wanted = len(self._entries) * self.layout.chunk_roles
             if stored != wanted:
@@ -141,7 +140,7 @@ def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> No
     # Named for this process: one left behind by a dead run may be at work on the same shard still.
     partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.h5")
     try:
-        with _failing(target), _quiet_hdf5(), h5py.File(partial, "w") as file:
+        with failing(target), _quiet_hdf5(), h5py.File(partial, "w") as file:
             layout.create_main(file)
             for sample, chunk in enumerate(chunks):
                 file["main"].id.write_direct_chunk((sample, 0, 0, 0), chunk.data, chunk.skipped)
@@ -150,7 +149,7 @@ def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> No
                 file.create_dataset(name, data=values)
             layout.set_attributes(file)
             seal_finished(file)
-        with _failing(target):
+        with failing(target):
             publish(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -165,21 +164,3 @@ def _quiet_hdf5() -> Iterator[None]:
         yield
     finally:
         sys.excepthook, sys.unraisablehook = hooks
-
-
-@contextmanager
-def _failing(path: Path) -> Iterator[None]:
-    """Name the file in what HDF5 and the file system raise."""
-    try:
-        yield
-    except (UsageError, WorkError):
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise WorkError(f"{path}: {_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """HDF5 buries the system's reason in its own words: `... (errno = 28, error message = '...', ...`."""
-    text = str(error)
-    found = re.search(r"error message = '([^']*)'", text)
-    return found[1] if found else getattr(error, "strerror", None) or text

@@ -12,7 +12,7 @@ from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, PAIR_FACTS, ROLES
 from ..datasets.partial import intact_boxes
 from ..datasets.probe import lift_limits, limited
-from ..datasets.seal import seal_fault
+from ..datasets.seal import DamageError, seal_fault
 from ..errors import UsageError
 from ..files import PathLike
 from ..provenance import sha256
@@ -44,25 +44,31 @@ def look_for_faults(path: Path) -> Iterator[str]:
 def _telling_errors(what: str, found: Iterator[str]) -> Iterator[str]:
     try:
         yield from found
+    except DamageError as error:
+        yield f"cannot be read: {error}"
     except Exception as error:  # whatever HDF5 and h5py say of what damage has made of it
         yield f"{what}: cannot be read: {str(error) or type(error).__name__}"
+
+
+def _seal_faults(data: Dataset) -> Iterator[str]:
+    if ".partial." in data.path.name:
+        yield "unfinished: run the command that began it again"
+    elif fault := seal_fault(data.file):
+        yield fault
 
 
 def _attribute_faults(data: Dataset) -> Iterator[str]:
     spec, promised = data.attributes.get("spec"), data.attributes.get("spec_sha256")
     if spec is not None and sha256(str(spec)) != promised:
         yield f"spec does not have the hash that spec_sha256 says ({promised})"
-    if ".partial." in Path(data.path).name:
-        yield "unfinished: run the command that began it again"
-    elif fault := seal_fault(data.file):
-        yield fault
 
 
 def _fact_faults(data: Dataset) -> Iterator[str]:
     samples = data.main.shape[0]
-    for name, dataset in data.file.items():
-        if dataset.name != data.main.name and name != "left_out" and dataset.shape[:1] != (samples,):
-            yield f"{name} is {dataset.shape}, for {samples} samples"
+    for name, item in data.file.items():
+        is_array = isinstance(item, h5py.Dataset) and item.name != data.main.name and name != "left_out"
+        if is_array and item.shape[:1] != (samples,):
+            yield f"{name} is {item.shape}, for {samples} samples"
     for name, how in {**BOX_FACTS, **PAIR_FACTS}.items():
         if name in data.file:
             values = data.file[name][:]
@@ -71,7 +77,7 @@ def _fact_faults(data: Dataset) -> Iterator[str]:
                 yield f"{name} of pair {place[0]}{role} is {values[tuple(place)]}: want {how.low} to {how.high}"
 
 
-_BUT_CHUNKS = {"attributes": _attribute_faults, "facts": _fact_faults}
+_BUT_CHUNKS = {"seal": _seal_faults, "attributes": _attribute_faults, "facts": _fact_faults}
 
 
 def _chunk_faults(data: Dataset) -> Iterator[str]:
