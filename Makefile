@@ -12,7 +12,7 @@ demo: $(VENV)/.ready
 	$(RUN)/python examples/run_page.py README.md --folder demo
 
 test: lint
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(RUN)/ruff format --check .
