@@ -1,4 +1,4 @@
-"""From annotations made in Neuroglancer to a spec of source and target boxes.
+r"""From annotations made in Neuroglancer to a spec of source and target boxes.
 
     python create_spec.py --src_spec_path ./spec_template.json --dst_spec_path spec.json \
         --points_path points.csv --offsets -1 -2 -3 --permute_pairs

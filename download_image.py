@@ -1,4 +1,4 @@
-"""A contiguous stretch of a volume: every section paired with the one before it, as stored.
+r"""A contiguous stretch of a volume: every section paired with the one before it, as stored.
 
     python download_image.py --cv_path gs://bucket/image --dst_folder ./stretch --z_start 8175 --z_end 8180 \
         --x_offset 200960 --y_offset 136448 --mip 3 5 --patch_size 1536 1536

@@ -1,4 +1,4 @@
-"""Run one aligner module of a pyramid over a dataset: a field for every pair, in shards.
+r"""Run one aligner module of a pyramid over a dataset: a field for every pair, in shards.
 
     python generate_fields.py --pyramid_path ./pyramid --image_path x0_y0_z0_MIP6.h5 --prev_field_path field_0.h5 \
         --temp_dir ./shards --stage 1 --checkpoint_name test --src_mip 6 --dst_mip 4 --gpu 0,1,2,3

@@ -29,6 +29,7 @@ from small_jobs import (
 )
 from volumes_made import chunk_file, make_layer
 
+from curation.datasets.partial import copy_stored
 from curation.steps import box_job
 from curation.steps.report import Plan
 
@@ -268,6 +269,19 @@ def test_no_pair_valid_enough_is_a_failure(
     line = failed("make_dataset.py", *job(blemished, "--min_valid", 0.9))
     assert "no pair has a valid area of 0.9 in both images" in line
     assert not list((tmp_path / "out").glob("[xf]*"))
+
+
+def test_a_copy_of_the_pairs_that_are_kept_is_read_back(
+    blemished: Json, job: Any, failed: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def copy_torn(src: h5py.File, dst: h5py.File, *more: Any) -> None:
+        copy_stored(src, dst, *more)
+        dst["mean"][0, 0] += 1  # as a disk might
+
+    monkeypatch.setattr("curation.datasets.writer.copy_stored", copy_torn)
+    line = failed("make_dataset.py", *job(blemished, "--min_valid", 0.5))
+    assert "damaged, as it reads back; the same command makes it again" in line
+    assert not list((tmp_path / "out").glob("x*"))
 
 
 def test_verify_accepts_files_with_pairs_left_out(blemished: Json, job: Any, command: Command, tmp_path: Path) -> None:

@@ -62,9 +62,10 @@ def layer(folder: Path) -> str:
 
 @pytest.mark.parametrize("z", [0, 1, 2])
 def test_reads_across_chunk_borders(volumes: Volumes, layer: str, z: int) -> None:
-    cutout = volumes.open(layer, 0).read(window((3, 9), (2, 9), z))
+    volume, at = volumes.open(layer, 0), window((3, 9), (2, 9), z)
+    cutout = volume.read(at)
     np.testing.assert_array_equal(cutout.values, VOXELS[None, 3:9, 2:9, z], strict=True)
-    assert (cutout.missing, cutout.outside) == ((), 0)
+    assert (cutout.missing, volume.overlap(at)) == ((), 1)
 
 
 def test_reads_each_level_in_its_own_voxels(volumes: Volumes, folder: Path) -> None:
@@ -86,9 +87,9 @@ def test_levels_have_their_own_bounds_chunks_and_resolution(volumes: Volumes, fo
 def test_reads_volumes_with_an_offset(volumes: Volumes, folder: Path, mip: int, voxels: np.ndarray) -> None:
     layer = make_layer(folder, {0: VOXELS, 1: COARSE}, voxel_offset=(12, 20, 3), chunk=CHUNK)
     x, y = 12 >> mip, 20 >> mip
-    cutout = volumes.open(layer, mip).read(window((x + 1, x + 5), (y + 3, y + 5), 4))
-    np.testing.assert_array_equal(cutout.values, voxels[None, 1:5, 3:5, 1], strict=True)
-    assert cutout.outside == 0
+    volume, at = volumes.open(layer, mip), window((x + 1, x + 5), (y + 3, y + 5), 4)
+    np.testing.assert_array_equal(volume.read(at).values, voxels[None, 1:5, 3:5, 1], strict=True)
+    assert volume.overlap(at) == 1
 
 
 def test_chunks_begin_at_the_offset(volumes: Volumes, folder: Path) -> None:
@@ -195,11 +196,12 @@ def test_chunks_beyond_the_cache_are_downloaded_again(layer: str, monkeypatch: p
 
 def test_outside_the_volume_is_black_and_its_fraction_said(volumes: Volumes, folder: Path) -> None:
     layer = make_layer(folder, {0: VOXELS}, voxel_offset=(12, 20, 3), chunk=CHUNK)
-    cutout = volumes.open(layer, 0).read(window((8, 30), (18, 32), 4))
+    volume, at = volumes.open(layer, 0), window((8, 30), (18, 32), 4)
+    cutout = volume.read(at)
     expected = np.zeros((22, 14), np.uint16)
     expected[4:14, 2:11] = VOXELS[:, :, 1]  # 12 - 8 = 4 on, 20 - 18 = 2 on
     np.testing.assert_array_equal(cutout.values[0], expected)
-    assert cutout.outside == pytest.approx(1 - (10 * 9) / (22 * 14))
+    assert volume.overlap(at) == pytest.approx((10 * 9) / (22 * 14))
     assert cutout.missing == ()
 
 
@@ -224,12 +226,13 @@ def test_chunk_that_is_not_there_is_black_and_counted(
     volumes: Volumes, waits: list[float], folder: Path, layer: str
 ) -> None:
     chunk_file(folder, 0, (4, 0, 0)).unlink()
-    cutout = volumes.open(layer, 0).read(WHOLE)
+    volume = volumes.open(layer, 0)
+    cutout = volume.read(WHOLE)
     expected = VOXELS[:, :, 1].copy()
     expected[4:8, 0:4] = 0
     np.testing.assert_array_equal(cutout.values[0], expected)
     assert cutout.missing == ((layer, 0, (4, 0, 0)),)
-    assert (cutout.outside, waits) == (0, [])
+    assert (volume.overlap(WHOLE), waits) == (1, [])
 
 
 def test_chunk_that_is_not_there_is_an_error_where_that_is_asked_for(

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class Writer:
         """Whether a box was put."""
         return bool(self._entries[sample, role])
 
-    def put(self, sample: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any] | None = None) -> None:
-        """Store what a box of a sample gives to this file: its chunk, if it has one, and what is known of it."""
+    def put(self, sample: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any]) -> None:
+        """Store one box: its chunk, if it has one in this file, and those of its facts that the file holds."""
         if chunk is not None:
             with failing(self._partial):
                 # `main` is opened anew for each chunk: HDF5 2.0 gives the filter mask of the chunk written last as 0
@@ -72,7 +73,7 @@ class Writer:
                 self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data, chunk.skipped)
             self._crc32[sample, role] = chunk.crc32
         for name in self.layout.facts:
-            self.facts[name][sample, role] = facts[name] if facts else 0
+            self.facts[name][sample, role] = facts[name]
         row = row_of(self.facts, self._crc32, sample, role)
         self._entries[sample, role] = entry_of(chunk.data, chunk.skipped, row) if chunk else entry_of(b"", 0, row)
         self._touched.add(sample)
@@ -106,30 +107,31 @@ class Writer:
             if keep is None or keep.all():
                 seal_finished(self._file)
                 self._file.close()
-                self._check_reads_back()
+                self._check_reads_back(self._partial, self.layout, np.arange(len(self._entries)))
                 publish(self._partial, self.target)
             else:
                 self._finish_some(keep)
 
-    def _check_reads_back(self) -> None:
-        """A file whose HDF5 metadata (B-trees, heaps) was damaged can look whole until it is closed."""
+    def _check_reads_back(self, path: Path, layout: Layout, samples: np.ndarray) -> None:
+        """Compare a closed file of some samples, (M,), with what was put: damaged HDF5 metadata can hide until then."""
         known = {**self.facts, "crc32": self._crc32, "checksum": self._entries}
-        with h5py.File(self._partial, "r") as file:
-            alike = begun_seal(file) == self.layout.begun_seal() and seal_fault(file) is None
-            alike = alike and all(np.array_equal(file[name][:], values) for name, values in known.items())
-            if not (alike and is_sound(file, self._entries)):
-                raise WorkError(f"{self._partial}: damaged, as it reads back; the same command makes it again")
+        with h5py.File(path, "r") as file:
+            alike = begun_seal(file) == layout.begun_seal() and seal_fault(file) is None
+            alike = alike and all(np.array_equal(file[name][:], values[samples]) for name, values in known.items())
+            if not (alike and is_sound(file, self._entries[samples])):
+                raise WorkError(f"{path}: damaged, as it reads back; the same command makes it again")
 
     def _finish_some(self, keep: np.ndarray) -> None:
-        """A file cannot drop samples from its middle, so those kept are copied, as they are stored, to a new one."""
+        """Copy the samples that are kept to a new file, and publish that: HDF5 cannot drop samples from a file."""
         kept = np.flatnonzero(keep)
         layout = self.layout.of_samples(kept)
+        layout = replace(layout, arrays={**layout.arrays, "left_out": np.flatnonzero(~keep)})
         copy = self._partial.with_name(self._partial.name.replace(".partial.", ".kept.partial."))
         with created(copy, layout) as file:
             copy_stored(self._file, file, layout, kept, self._entries[kept])
-            file.create_dataset("left_out", data=np.flatnonzero(~keep))
             seal_finished(file)
         self._file.close()
+        self._check_reads_back(copy, layout, kept)
         publish(copy, self.target)
         self._partial.unlink()
 

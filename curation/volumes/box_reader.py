@@ -1,6 +1,7 @@
 """Reading all that a spec wants of one box, and checking beforehand that it can be read."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -219,8 +220,10 @@ def check_data(reader: BoxReader, starts: np.ndarray) -> None:
         ]
         if volume is not None
     }
-    for name, volume in named.values():
-        if not volume.holds_any(centres):
+    with ThreadPoolExecutor(len(named)) as pool:  # each asks a store, which may be far, at least once
+        held = list(pool.map(lambda each: each[1].holds_any(centres), named.values()))
+    for (name, volume), holds in zip(named.values(), held, strict=True):
+        if not holds:
             mips = [str(level.mip) for level in volume.levels() if level.mip != volume.mip and level.holds_any(centres)]
             have = f"there are some at MIP {', '.join(mips)}" if mips else "nor is there one at another MIP"
             raise UsageError(f"{name}: {volume} holds no data: of the chunks asked for none is there; {have}")

@@ -48,12 +48,11 @@ class Cutout:
     """A window's voxels.
 
     values: (C, X, Y), as stored; 0 where the volume ends and where chunks are missing.
-    missing: the chunks that the store does not have. outside: fraction of the window that lies outside the volume.
+    missing: the chunks that the store does not have.
     """
 
     values: np.ndarray
     missing: tuple[ChunkKey, ...]
-    outside: float
 
 
 class Volume:
@@ -104,8 +103,7 @@ class Volume:
 
     def read(self, window: Window) -> Cutout:
         """The window's voxels; `WorkError` if it is wholly outside, or a chunk cannot be read."""
-        overlap = self.overlap(window)
-        if overlap == 0:
+        if self.overlap(window) == 0:
             raise WorkError(f"a box is wholly outside its volume: {window_text(window)}; {self.bounds_text()}")
         values = np.zeros((self.channels, *window.shape), self.dtype)
         missing = []
@@ -116,7 +114,7 @@ class Volume:
                 missing.append((self.path, self.mip, start))
             else:
                 _paste(chunk, start, values, window)
-        return Cutout(values, tuple(missing), 1 - overlap)
+        return Cutout(values, tuple(missing))
 
     def download(self, start: _TripleInt) -> np.ndarray | None:
         """The chunk at `start`, (X, Y, Z, C), or None if the store does not have it. One attempt."""
