@@ -32,7 +32,7 @@ from .probe import check_undamaged, is_readable
 from .seal import DamageError, begun_seal, is_as_sealed
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
-_ROOM = 64 * 2**20
+_ROOM = 64 * 2**20  # bytes
 _RAISED = (OSError, RuntimeError, KeyError, ValueError)  # by HDF5 and the file system
 
 Buffer = bytes | np.ndarray
@@ -45,7 +45,7 @@ def partial_path(target: PathLike) -> Path:
 
 
 def is_finished(target: PathLike, provenance: Provenance, overwrite: bool) -> bool:
-    """Whether a file is there that the same run finished; one that something else made or began is a `UsageError`."""
+    """Whether the finished file is there. Raises `UsageError` if it, or a partial one, has another provenance."""
     target = Path(target)
     if overwrite or not target.exists():
         _check_partial(partial_path(target), provenance)
@@ -62,7 +62,7 @@ def is_finished(target: PathLike, provenance: Provenance, overwrite: bool) -> bo
 
 
 def created(path: Path, layout: Layout) -> h5py.File:
-    """A new file with nothing in it yet but what is known from the beginning."""
+    """A new file that holds only what the layout knows from the beginning."""
     # The default libver: a file written with "latest" cannot be opened after its writer was killed.
     file = h5py.File(path, "w")
     layout.begin(file)
@@ -71,7 +71,7 @@ def created(path: Path, layout: Layout) -> h5py.File:
 
 
 def resumed(partial: Path, layout: Layout) -> h5py.File | None:
-    """The partial file, opened to go on with what in it is intact; None if there is none, or nothing is.
+    """The partial file, opened, with only its intact boxes left. None if there is no file, or nothing in it is intact.
 
     Only a file that is in every way as it was begun is written to again: what is intact in any other goes to a new one.
     """
@@ -118,10 +118,10 @@ def _say(path: Path, what: str) -> None:
 
 
 def _is_readable_with_room(partial: Path) -> bool:
-    """Whether it can be opened and walked through, if need be with room at its end.
+    """Whether the file can be read. It is lengthened by `_ROOM` if it cannot be read as it is.
 
-    A crash amid a flush can leave a file that ends before where its header says: with room there it opens, and what is
-    not intact in it is seen.
+    A crash during a flush can leave a file that is shorter than its header says. HDF5 opens it once it is longer, and
+    the checksums then show which boxes are intact.
     """
     if is_readable(partial):
         return True
@@ -130,7 +130,7 @@ def _is_readable_with_room(partial: Path) -> bool:
 
 
 def _check_partial(partial: Path, provenance: Provenance) -> None:
-    """Refuse a partial file that something else shaped; what is wrong with one otherwise shows when it is resumed."""
+    """Refuse a partial file of another provenance. Other faults are ignored here, because `resumed` finds them."""
     try:
         if not partial.exists() or not is_readable(partial):
             return
@@ -157,12 +157,12 @@ def _check_provenance(path: Path, file: h5py.File, provenance: Provenance) -> No
 
 
 def entry_of(stored: Buffer, skipped: int, row: bytes) -> int:
-    """What `checksum` says of a box: its stored chunk, its filter mask and its facts are those with this CRC-32."""
+    """The entry of a box in `checksum`: `_WRITTEN`, and the CRC-32 of its stored chunk, facts and filter mask."""
     return _WRITTEN | isal_zlib.crc32(row + skipped.to_bytes(4, "little"), isal_zlib.crc32(stored))
 
 
 def row_of(facts: Mapping[str, np.ndarray], crc32: np.ndarray, sample: int, role: int) -> bytes:
-    """What is known of a box, as bytes. crc32: (N, 1) in a field file, where the target has none."""
+    """The facts of a box, as bytes. crc32: (N, 2), or (N, 1) in a field file, where a target has none."""
     known = [values[sample, role] for _, values in sorted(facts.items())]
     return b"".join(np.asarray(value).tobytes() for value in [*known, crc32[sample, role : role + 1]])
 
@@ -184,9 +184,9 @@ def intact_boxes(file: h5py.File) -> np.ndarray:
 
 
 def is_sound(file: h5py.File, entries: np.ndarray) -> bool:
-    """Whether the index of chunks can be walked, and those in it read that are not in `entries` yet.
+    """Whether the index of chunks can be walked, and each chunk without an entry in `entries`, (N, 2), can be read.
 
-    After a crash amid a flush it may hold chunks beyond where the file ends by its header: these cannot be replaced.
+    After a crash during a flush the index may name chunks beyond the end of the file. HDF5 cannot replace those.
     """
     main = file["main"].id
     places: list[tuple[int, ...]] = []
@@ -203,7 +203,7 @@ def is_sound(file: h5py.File, entries: np.ndarray) -> bool:
 
 
 def _salvage(partial: Path, damaged: h5py.File, layout: Layout, entries: np.ndarray) -> None:
-    """Put a new partial file, with what is intact in a damaged one, in its place."""
+    """Replace a damaged partial file by a new one that holds its intact boxes."""
     salvage = partial.with_name(partial.name.replace(".partial.", ".salvage.partial."))
     try:
         # Whatever is read here was read before: if an error of the system's comes, it is of writing.
@@ -221,7 +221,10 @@ def _salvage(partial: Path, damaged: h5py.File, layout: Layout, entries: np.ndar
 
 
 def copy_stored(src: h5py.File, dst: h5py.File, layout: Layout, samples: np.ndarray, entries: np.ndarray) -> None:
-    """Copy `samples`, (M,), as they are stored, to a new file of as many: their boxes that have `entries`, (M, 2)."""
+    """Copy `samples`, (M,), to a new file of M samples, without decoding.
+
+    A box without an entry in `entries`, (M, 2), stays empty.
+    """
     for place, role in np.argwhere(entries[:, : layout.chunk_roles]).tolist():
         skipped, stored = src["main"].id.read_direct_chunk((samples[place], role, 0, 0))
         dst["main"].id.write_direct_chunk((place, role, 0, 0), stored, skipped)

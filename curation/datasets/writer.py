@@ -22,7 +22,7 @@ from .seal import begun_seal, seal_fault, seal_finished
 class Writer:
     """A dataset file that is being written; `finish` puts it in its place.
 
-    A context manager: whatever ends it early, what was put until then is committed if it can be.
+    A context manager: if its block ends early, it still tries to commit what was put.
     """
 
     def __init__(self, target: PathLike, layout: Layout) -> None:
@@ -41,7 +41,7 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave the file as it is, to be resumed. An error on the way here is not hidden by another one."""
+        """Close the file so that it can be resumed. An error of this never hides the one that ended the block."""
         with closing(self._sync):
             if self._file:
                 with _quiet_hdf5() if kind else nullcontext():
@@ -57,7 +57,7 @@ class Writer:
 
     @property
     def done(self) -> np.ndarray:
-        """(N, 2) bool: the samples' boxes that are put."""
+        """(N, 2) bool: which boxes were put."""
         return np.asarray(self._entries != 0)
 
     def has(self, sample: int, role: int) -> bool:
@@ -139,7 +139,7 @@ class Writer:
 def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> None:
     """Write a small field file, a shard, at once: `chunks` in the samples' order. It appears whole or not at all."""
     target = Path(target)
-    # Named for this process: one left behind by a dead run may be at work on the same shard still.
+    # The name holds the process's id: a worker that outlived its dead run may still write the same shard.
     partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.h5")
     try:
         with failing(target), _quiet_hdf5(), h5py.File(partial, "w") as file:
@@ -159,7 +159,7 @@ def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> No
 
 @contextmanager
 def _quiet_hdf5() -> Iterator[None]:
-    """After a failed write each of h5py's objects tells of it again as it goes, past all handlers: not to the user."""
+    """Silence h5py, whose objects report a failed write once more when they are destroyed."""
     hooks = sys.excepthook, sys.unraisablehook
     sys.excepthook, sys.unraisablehook = lambda *error: None, lambda error: None
     try:
