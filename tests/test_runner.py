@@ -113,12 +113,19 @@ class DiesSending:
 
     markers: Path
 
+    def is_first(self) -> bool:
+        """Whether no other worker has claimed the marker: two may ask at the same time."""
+        try:
+            (self.markers / "first").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
     def __call__(self, worker: int, units: Units) -> Iterator[tuple[int, bytes]]:
         send = Connection._send  # type: ignore[attr-defined]
 
         def send_half(pipe: Connection, content: memoryview) -> None:
-            if len(content) > 2**20 and not list(self.markers.iterdir()):
-                (self.markers / str(os.getpid())).touch()
+            if len(content) > 2**20 and self.is_first():
                 send(pipe, content[: len(content) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             send(pipe, content)
