@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UsageError, WorkError
+from .files import Existing
 
 USAGE_ERROR, WORK_FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -34,6 +35,22 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
+
+
+def add_existing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what happens to output that is there already."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--update", action="store_true", help="bring output that is there up to date: keep what is right, make the rest"
+    )
+    either.add_argument("--overwrite", action="store_true", help="make the output anew, and replace what is there")
+
+
+def existing(args: argparse.Namespace) -> Existing:
+    """What happens to output that is there already, as `add_existing` lets the user say."""
+    if args.update:
+        return Existing.UPDATED
+    return Existing.REPLACED if args.overwrite else Existing.REFUSED
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:

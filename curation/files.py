@@ -3,15 +3,24 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
 from typing import TextIO
 
 from .errors import UsageError, WorkError
 
 PathLike = str | os.PathLike[str]
+
+
+class Existing(Enum):
+    """What happens to output that is there already, but is not what the command would make."""
+
+    REFUSED = "refused"  # the command is refused, and says what differs
+    UPDATED = "updated"  # --update: what is still right in it is kept, the rest is made anew
+    REPLACED = "replaced"  # --overwrite: all is made anew, also of output that is what the command would make
 
 
 def check_new(path: PathLike, overwrite: bool) -> None:
@@ -29,6 +38,37 @@ def check_folder(path: PathLike) -> None:
         raise UsageError(f"{folder}: not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{folder}: cannot be written to")
+
+
+def check_destination(path: PathLike) -> None:
+    """Refuse a folder that cannot be written to. One that is missing is fine if `make_folder` can make it."""
+    folder = Path(path)
+    if folder.exists() or folder.is_symlink():
+        check_folder(folder)
+    elif not folder.absolute().parent.exists():
+        raise UsageError(f"{folder}: no such folder, nor is there {folder.parent} to make it in; make that first")
+    else:
+        check_folder(folder.absolute().parent)
+
+
+def make_folder(path: PathLike) -> None:
+    """Make a folder if it is missing; its parent must be there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise WorkError(f"{folder}: {error.strerror or error}") from error
+
+
+def holds(path: PathLike, pieces: Iterable[str]) -> bool:
+    """Whether a text file is there that holds just these pieces, end to end."""
+    try:
+        with open(path, "rb") as file:
+            return all(
+                file.read(len(piece)) == piece for piece in (text.encode() for text in pieces)
+            ) and not file.read(1)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -47,6 +47,13 @@ def differences(wanted: Provenance, found: Provenance) -> str:
     return ", ".join(differ)
 
 
+def alike_apart_from(names: Iterable[str], one: Provenance, other: Provenance) -> bool:
+    """Whether two provenances agree in all parts but those of these names."""
+    left_out = set(names)
+    kept = [{name: value for name, value in made_of.items() if name not in left_out} for made_of in (one, other)]
+    return kept[0] == kept[1]
+
+
 def sha256(text: str) -> str:
     """The hash by which specs and the files made from them recognise each other."""
     return hashlib.sha256(text.encode()).hexdigest()
