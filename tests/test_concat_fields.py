@@ -12,6 +12,7 @@ from curation.datasets.chunks import encode
 from curation.datasets.layout import Layout
 from curation.datasets.writer import write_whole
 from curation.errors import UsageError
+from curation.files import Existing
 from curation.steps.concat_fields import concat_fields
 
 X, Y = 6, 4
@@ -105,11 +106,33 @@ def test_shards_of_another_origin_are_refused(
         join()
 
 
-def test_finished_output_is_not_replaced_unless_told(
-    folder: Path, join: Callable[[], h5py.File], tmp_path: Path
+def test_a_file_joined_of_the_same_shards_is_not_touched(folder: Path, tmp_path: Path) -> None:
+    shard(folder, 0, 10)
+    joined = tmp_path / "joined.h5"
+    concat_fields(str(folder), str(joined))
+    before = joined.stat(), tmp_path.stat().st_mtime_ns
+    assert "done already: 10 pairs from 1 shards" in str(concat_fields(str(folder), str(joined)))
+    assert (joined.stat(), tmp_path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("existing", [Existing.UPDATED, Existing.REPLACED])
+def test_a_file_of_other_shards_is_replaced_where_that_is_asked_for(
+    existing: Existing, folder: Path, tmp_path: Path
 ) -> None:
     shard(folder, 0, 10)
-    join().close()
-    with pytest.raises(UsageError, match=r"joined.h5 is there already"):
-        join()
-    concat_fields(str(folder), str(tmp_path / "joined.h5"), overwrite=True)
+    joined = tmp_path / "joined.h5"
+    concat_fields(str(folder), str(joined))
+    shard(folder, 0, 10, pairs=10, module="two")
+    with pytest.raises(UsageError, match=r"joined.h5 is there already, made with another origin, shards: --update"):
+        concat_fields(str(folder), str(joined))
+    concat_fields(str(folder), str(joined), existing)
+    with h5py.File(joined) as file:
+        assert '\\"module\\": \\"two\\"' in file.attrs["provenance"]
+
+
+def test_a_folder_is_no_file_to_write(folder: Path, tmp_path: Path) -> None:
+    shard(folder, 0, 10)
+    before = list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="is a folder: want the name of the field file"):
+        concat_fields(str(folder), str(tmp_path), Existing.REPLACED)
+    assert list(tmp_path.iterdir()) == before

@@ -14,12 +14,13 @@ from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, SOURCE, TARGET
 from ..datasets.layout import Layout
+from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.probe import check_undamaged
 from ..datasets.seal import SEAL
 from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
 from ..errors import UsageError
-from ..files import check_folder, check_new, locked
+from ..files import Existing, check_destination, locked, make_folder
 from ..provenance import provenance
 
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
@@ -37,10 +38,13 @@ class Joined:
     shards: int
     resumed: int
     strays: tuple[str, ...]
+    done_already: bool = False
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.pairs} pairs from {self.shards} shards"
-        if self.resumed:
+        text = (
+            f"{self.path}: {'done already: ' if self.done_already else ''}{self.pairs} pairs from {self.shards} shards"
+        )
+        if self.resumed and not self.done_already:
             text += f", {self.resumed} pairs found done"
         if self.strays:
             text += f"; not shards, left alone: {', '.join(self.strays)}"
@@ -60,13 +64,18 @@ class OpenShard:
         return self.data.path
 
 
-def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Joined:
-    """Join the shards in a folder into one field file."""
-    check_folder(Path(dst_path).parent)
+def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.REFUSED) -> Joined:
+    """Join the shards in a folder into one field file.
+
+    A file that was joined from the same shards is not touched.
+    """
+    target = Path(dst_path)
+    if target.is_dir() or not target.name:
+        raise UsageError(f"{dst_path} is a folder: want the name of the field file to write")
+    if not target.exists():
+        check_destination(target.parent)
     paths, strays = _find(Path(temp_dir))
     with ExitStack() as stack:
-        stack.enter_context(locked(dst_path))
-        check_new(dst_path, overwrite)
         check_undamaged(*(path for path, _ in paths))
         shards = []
         for path, shard in paths:
@@ -75,7 +84,18 @@ def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Join
         shards.sort(key=lambda shard: (shard.first, shard.last))
         check_alike(shards)
         pairs = check_cover(shards)
-        writer = stack.enter_context(Writer(dst_path, _layout(shards, pairs)))
+        layout = _layout(shards, pairs)
+        if is_finished(target, layout.provenance, existing) and not partial_path(target).exists():
+            return Joined(dst_path, pairs, len(shards), pairs, strays, done_already=True)
+        check_destination(target.parent)
+        make_folder(target.parent)
+        stack.enter_context(locked(target))
+        if is_finished(target, layout.provenance, existing):
+            partial_path(target).unlink(missing_ok=True)  # of a run that was killed before it deleted the file
+            return Joined(dst_path, pairs, len(shards), pairs, strays, done_already=True)
+        if of_another_origin(partial_path(target), layout.provenance):
+            partial_path(target).unlink(missing_ok=True)
+        writer = stack.enter_context(Writer(target, layout))
         resumed = int(np.logical_and.reduce(writer.done, axis=1).sum())
         _copy(shards, writer)
         writer.finish()

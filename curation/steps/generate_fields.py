@@ -22,7 +22,7 @@ from ..errors import UsageError, WorkError
 from ..files import check_folder, locked
 from ..provenance import Provenance, differences, provenance
 from .field_work import FieldWork, GenerateFieldsOptions, open_inputs
-from .report import free_bytes, gib, table
+from .report import free_bytes, size_text, table
 
 
 @dataclass
@@ -58,13 +58,13 @@ class FieldsPlan:
 
     def __str__(self) -> str:
         left = sum(shard.count for shard in self.shards)
-        free = "" if self.free_bytes is None else f"; {gib(self.free_bytes)} are free there"
+        free = "" if self.free_bytes is None else f"; {size_text(self.free_bytes)} are free there"
         lines = [
             ("module", str(self.module.folder)),
             ("workers", ", ".join(self.devices)),
             ("pairs", f"{self.pairs}, {self.pairs - left} of them found done"),
             ("shards to make", str(len(self.shards))),
-            ("output size", f"up to {gib(self.output_bytes)}{free}"),
+            ("output size", f"up to {size_text(self.output_bytes)}{free}"),
         ]
         return table(lines)
 

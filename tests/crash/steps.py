@@ -18,6 +18,7 @@ from crashing import PATIENCE_S, Call, Nursery, dying, run_script, setting
 from small_jobs import differing, leftovers
 from volumes_made import make_layer
 
+from curation.files import Existing
 from curation.steps.concat_fields import concat_fields
 from curation.steps.download_image import DownloadImageOptions, download_image
 from curation.steps.field_work import GenerateFieldsOptions
@@ -44,7 +45,7 @@ class Step:
             # How pairs fall into shards depends on those that are there, so the joined files are compared.
             joined = [each.with_name(f"{each.name}.joined.h5") for each in folders]
             for each, path in zip(folders, joined, strict=True):
-                concat_fields(str(each), str(path), overwrite=True)
+                concat_fields(str(each), str(path), Existing.REPLACED)
             return [*leftovers(folder), *differing(*joined, leaving_out=("attribute provenance", "attribute seal"))]
         if names[0] != names[1]:
             return [f"files {sorted(names[0])}, not {sorted(names[1])}", *leftovers(folder)]
@@ -144,8 +145,8 @@ class Inputs:
         }
         return Call(generate_fields, (GenerateFieldsOptions(**{**given, **changes}),), EVERY_BOX)
 
-    def concat_fields(self, folder: Path, shards: str = "shards", overwrite: bool = False) -> Call:
-        return Call(concat_fields, (str(self.folder / shards), str(folder / "joined.h5"), overwrite), EVERY_BOX)
+    def concat_fields(self, folder: Path, shards: str = "shards", existing: Existing = Existing.REFUSED) -> Call:
+        return Call(concat_fields, (str(self.folder / shards), str(folder / "joined.h5"), existing), EVERY_BOX)
 
 
 def make_steps(nursery: Nursery, inputs: Inputs) -> dict[str, Step]:
@@ -283,6 +284,8 @@ def arguments(call: Call) -> tuple[str, ...]:
         name = "field_decimals" if name == "decimals" else name
         if isinstance(value, tuple):
             found += [f"--{name}", *map(str, value)]
+        elif isinstance(value, Existing):
+            found += {Existing.REFUSED: [], Existing.UPDATED: ["--update"], Existing.REPLACED: ["--overwrite"]}[value]
         elif value is not None and value is not False and value != {}:
             found += [f"--{name}", str(value)]
     return tuple(found)
