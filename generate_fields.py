@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pyramid_path", required=True, help="folder of <STAGE>_mip<IN_MIP>in_<SUFFIX> modules")
     made.add_argument("--image_path", required=True, help="image file, at src_mip")
     made.add_argument("--prev_field_path", help="field file of the stage before, at src_mip; stage 0 may have none")
-    made.add_argument("--temp_dir", required=True, help="a folder that is there, for the shards")
+    made.add_argument("--temp_dir", required=True, help="folder for the shards; made if missing")
     made.add_argument("--stage", required=True, type=cli.level, help="which module of the pyramid")
     made.add_argument("--checkpoint_name", required=True, help="of the module: its .pt, or what create() is told")
     made.add_argument("--src_mip", required=True, type=cli.level, help="MIP of the images and the previous fields")

@@ -1,7 +1,10 @@
 """Aligner modules over a dataset: pyramids, shards, and joining them."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from commands import ROOT
 from small_jobs import made_folder, put_main
 
 from curation import fields
@@ -298,6 +302,69 @@ def test_the_same_command_again_does_what_is_left(
         np.testing.assert_array_equal(file["main"][:], 2)
 
 
+TORCH_LOADED = """
+import sys
+from curation.steps.generate_fields import generate_fields
+from curation.steps.field_work import GenerateFieldsOptions
+print(generate_fields(eval(sys.argv[1])))
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_same_command_again_when_all_is_done_touches_nothing(
+    dry_run: bool, options: Callable[..., GenerateFieldsOptions], images: np.ndarray, priors: np.ndarray, tmp_path: Path
+) -> None:
+    images[2] = 0
+    priors[3, 0, 0, 0] = np.nan
+    changed = options(prev_field_path=dataset(tmp_path / "nan.h5", priors))
+    folder = Path(changed.temp_dir)
+    made = str(generate_fields(changed))
+    assert "5, 0 of them found done" in made
+    before = {path: path.stat() for path in (folder, *folder.iterdir())}
+    again = generate_fields(replace(changed, dry_run=dry_run))
+    assert str(again) == made.replace("0 of them found done", "done already")
+    assert "1, an image being all 0" in made
+    assert "1 fields with such vectors" in made
+    after = {path: path.stat() for path in (folder, *folder.iterdir())}
+    assert {path: (each.st_ino, each.st_mtime_ns) for path, each in after.items()} == {
+        path: (each.st_ino, each.st_mtime_ns) for path, each in before.items()
+    }
+
+
+def test_a_command_whose_work_is_done_does_not_load_torch(options: Callable[..., GenerateFieldsOptions]) -> None:
+    changed = options()
+    generate_fields(changed)
+    text = subprocess.run(
+        [sys.executable, "-c", TORCH_LOADED, repr(changed)], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert "5, done already" in text
+    assert text.endswith("False\n")
+
+
+def test_what_a_killed_run_left_is_removed_though_all_is_done(options: Callable[..., GenerateFieldsOptions]) -> None:
+    changed = options()
+    generate_fields(changed)
+    left = [Path(changed.temp_dir) / name for name in (".3_4.77.partial.h5", ".shards.lock")]
+    for path in left:
+        path.touch()
+    assert "5, done already" in str(generate_fields(replace(changed, dry_run=True)))
+    assert all(path.exists() for path in left)
+    assert "5, done already" in str(generate_fields(changed))
+    assert not any(path.exists() for path in left)
+
+
+def test_the_last_folder_is_made_but_not_by_a_dry_run(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    changed = options(temp_dir=str(tmp_path / "new"))
+    plan = str(generate_fields(replace(changed, dry_run=True)))
+    assert "are free there" in plan
+    assert not (tmp_path / "new").exists()
+    generate_fields(changed)
+    assert len(list((tmp_path / "new").iterdir())) == PAIRS
+
+
 def test_shards_of_other_arguments_are_not_mixed(options: Callable[..., GenerateFieldsOptions]) -> None:
     generate_fields(options())
     with pytest.raises(UsageError, match=r"h5: made with another model_params"):
@@ -329,7 +396,7 @@ def test_missing_shards_fill_the_gaps() -> None:
     [
         ({"prev_field_path": None}, r"stage 1 .* --prev_field_path"),
         ({"image_path": "nowhere.h5"}, r"nowhere.h5: no such file"),
-        ({"temp_dir": "nowhere"}, r"nowhere: no such folder"),
+        ({"temp_dir": "nowhere/shards"}, r"nowhere/shards: no such folder, nor is there nowhere"),
         ({"gpu": (99,)}, r"--gpu 99: CUDA sees \d+ GPUs here; .* --cpu_workers"),
     ],
 )

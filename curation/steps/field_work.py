@@ -49,10 +49,8 @@ class GenerateFieldsOptions:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of a shard: pairs not run because an image is all 0, and fields with vectors that are not finite."""
+    """What came of a shard: how pairs of it failed; it is written if none has."""
 
-    not_run: int
-    with_nonfinite: int
     failures: tuple[str, ...] = ()
 
 
@@ -170,8 +168,7 @@ class FieldWork:
             layout = self._layout(pending.shard, facts, images)
             path = Path(self.options.temp_dir) / pending.shard.name
             write_whole(path, layout, [chunk.result() for chunk in pending.chunks])
-        not_run = sum(each.not_run for each in facts)
-        return ShardResult(not_run, sum(each.nonfinite > 0 for each in facts), tuple(pending.failures))
+        return ShardResult(tuple(pending.failures))
 
     def _layout(self, shard: Shard, facts: list[PairFacts], images: Dataset) -> Layout:
         options = self.options

@@ -6,7 +6,7 @@ shards from a common queue. A shard appears when it is whole, so the shards that
 
 import json
 import os
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,26 +19,28 @@ from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.probe import check_undamaged
 from ..datasets.shards import Shard, missing_shards, shard_named
 from ..errors import UsageError, WorkError
-from ..files import check_folder, locked
+from ..files import check_destination, locked, make_folder
 from ..provenance import Provenance, differences, provenance
 from .field_work import FieldWork, GenerateFieldsOptions, open_inputs
 from .report import free_bytes, size_text, table
 
 
-@dataclass
+@dataclass(frozen=True)
 class Generated:
-    """What came of all shards, for the summary."""
+    """What the shards hold, for the summary. resumed: pairs that were found done, which are all if `done` says so."""
 
     folder: str
     pairs: int
     resumed: int
-    not_run: int = 0
-    with_nonfinite: int = 0
+    done: bool
+    not_run: int
+    with_nonfinite: int
 
     def __str__(self) -> str:
+        found = "done already" if self.done else f"{self.resumed} of them found done"
         lines = [
             ("output", self.folder),
-            ("pairs", f"{self.pairs}, {self.resumed} of them found done"),
+            ("pairs", f"{self.pairs}, {found}"),
             ("not run", f"{self.not_run}, an image being all 0"),
             ("not finite", f"{self.with_nonfinite} fields with such vectors"),
         ]
@@ -70,54 +72,91 @@ class FieldsPlan:
 
 
 def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
-    """Write the shards that are not there yet of one stage's fields over an image file."""
+    """Write the shards that are not there yet of one stage's fields over an image file.
+
+    Where all are there nothing is touched. With `dry_run` only say what would be done.
+    """
     if options.src_mip < options.dst_mip:
         raise UsageError(f"src_mip {options.src_mip} is finer than dst_mip {options.dst_mip}: want src_mip >= dst_mip")
-    check_folder(options.temp_dir)
+    check_destination(options.temp_dir)
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
     check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
     images, prior = open_inputs(options)
     for size in images.main.shape[2:]:
         fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
-    if options.cpu_workers != 1 and not options.dry_run:
-        runner.warm_up("torch", "h5py", "isal")
-    devices = _devices(options)
     made_of = _provenance(options, module, images, prior)
     folder = Path(options.temp_dir)
-    with nullcontext() if options.dry_run else locked(folder / "shards"):
-        there = existing_shards(folder, made_of)
-        pairs = images.main.shape[0]
-        shards = missing_shards(there, pairs)
-        if options.dry_run:
-            size = 8 * sum(shard.count for shard in shards) * int(np.prod(images.main.shape[2:]))
-            return FieldsPlan(module, tuple(devices), pairs, tuple(shards), size, free_bytes(folder))
-        return _generate(options, module, devices, made_of, there, shards, pairs)
+    pairs = images.main.shape[0]
+    there = find_shards(folder)
+    if there.are_all(pairs, made_of) and (options.dry_run or there.is_tidy):
+        return _generated(options, there.shards, pairs, resumed=pairs, done=True)
+    if options.dry_run:
+        there.check(made_of)
+        shards = missing_shards(there.shards, pairs)
+        size = 8 * sum(shard.count for shard in shards) * int(np.prod(images.main.shape[2:]))
+        devices = tuple(_devices(options))
+        return FieldsPlan(
+            module,
+            devices,
+            pairs,
+            tuple(shards),
+            size,
+            free_bytes(folder if folder.exists() else folder.absolute().parent),
+        )
+    make_folder(folder)
+    with locked(folder / LOCKED):
+        there = find_shards(folder)  # again: another run may have ended just now
+        there.check(made_of)
+        return _generate(options, module, made_of, there, pairs)
+
+
+LOCKED = "shards"  # what the lock in the folder is a lock of
 
 
 def _generate(
+    options: GenerateFieldsOptions, module: Module, made_of: Provenance, there: "FoundShards", pairs: int
+) -> Generated:
+    for path in there.partials:
+        path.unlink(missing_ok=True)
+    shards = missing_shards(there.shards, pairs)
+    resumed = sum(shard.count for shard in there.shards)
+    if shards:
+        _run(options, module, made_of, shards, pairs, resumed)
+    return _generated(options, [*there.shards, *shards], pairs, resumed, done=not shards)
+
+
+def _run(
     options: GenerateFieldsOptions,
     module: Module,
-    devices: list[str],
     made_of: Provenance,
-    there: list[Shard],
     shards: list[Shard],
     pairs: int,
-) -> Generated:
-    for path in Path(options.temp_dir).glob(".[0-9]*_[0-9]*.[0-9]*.partial.h5"):
-        path.unlink(missing_ok=True)  # of workers that were killed
-    made = Generated(options.temp_dir, pairs, resumed=sum(shard.count for shard in there))
+    resumed: int,
+) -> None:
+    if options.cpu_workers != 1:
+        runner.warm_up("torch", "h5py", "isal")
+    devices = _devices(options)
     threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
     work = FieldWork(options, module, tuple(devices), made_of, threads)
     failures: list[str] = []
-    with tqdm(total=pairs, initial=made.resumed, desc="pairs", unit="pair") as bar:
+    with tqdm(total=pairs, initial=resumed, desc="pairs", unit="pair") as bar:
         for number, done in runner.run(work, [[shard] for shard in shards], len(devices)):
-            made.not_run += done.not_run
-            made.with_nonfinite += done.with_nonfinite
             failures += done.failures
-            bar.update(shards[number].last - shards[number].first)
+            bar.update(shards[number].count)
     if failures:
         raise WorkError(f"{len(failures)} of {pairs} pairs failed; the first: {failures[0]}")
-    return made
+
+
+def _generated(
+    options: GenerateFieldsOptions, shards: Sequence[Shard], pairs: int, resumed: int, done: bool
+) -> Generated:
+    """What shards that hold all pairs say of them."""
+    not_run = with_nonfinite = 0
+    for shard in shards:
+        with open_dataset(Path(options.temp_dir) / shard.name).file as file:
+            not_run += int(file["not_run"][:].sum())
+            with_nonfinite += int((file["nonfinite"][:] > 0).sum())
+    return Generated(options.temp_dir, pairs, resumed, done, not_run, with_nonfinite)
 
 
 def _devices(options: GenerateFieldsOptions) -> list[str]:
@@ -152,15 +191,52 @@ def _provenance(options: GenerateFieldsOptions, module: Module, images: Dataset,
     )
 
 
-def existing_shards(folder: Path, made_of: Provenance) -> list[Shard]:
-    """The shards in a folder; one that something else made is a `UsageError`."""
+@dataclass(frozen=True)
+class FoundShards:
+    """What is in a folder of shards.
+
+    origins: the provenance of each shard. partials: of workers that were killed, if none is at work. has_lock: a run is
+    at work, or was killed.
+    """
+
+    folder: Path
+    origins: Mapping[Shard, Provenance]
+    partials: tuple[Path, ...] = ()
+    has_lock: bool = False
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards, in order."""
+        return sorted(self.origins, key=lambda shard: shard.first)
+
+    def are_all(self, pairs: int, made_of: Provenance) -> bool:
+        """Whether all pairs are there, and nothing of another origin is."""
+        return not missing_shards(self.shards, pairs) and all(found == made_of for found in self.origins.values())
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether no run is at work, and none was killed and left something to be removed."""
+        return not self.partials and not self.has_lock
+
+    def check(self, made_of: Provenance) -> None:
+        """Refuse shards that something else made."""
+        for shard in self.shards:
+            if self.origins[shard] != made_of:
+                changed = differences(made_of, self.origins[shard])
+                path = self.folder / shard.name
+                raise UsageError(f"{path}: made with another {changed}; take another --temp_dir, or delete it")
+
+
+def find_shards(folder: Path) -> FoundShards:
+    """What is in a folder, which need not be there; a shard that is damaged is a `UsageError`."""
+    if not folder.exists():
+        return FoundShards(folder, {})
     there = {path: shard for path in folder.iterdir() if (shard := shard_named(path.name))}
     check_undamaged(*there)
-    for path in there:
+    origins = {}
+    for path, shard in there.items():
         dataset = open_dataset(path)
-        found = json.loads(dataset.provenance)
+        origins[shard] = json.loads(dataset.provenance)
         dataset.file.close()
-        if made_of != found:
-            changed = differences(made_of, found)
-            raise UsageError(f"{path}: made with another {changed}; take another --temp_dir, or delete it")
-    return sorted(there.values(), key=lambda shard: shard.first)
+    partials = tuple(folder.glob(".[0-9]*_[0-9]*.[0-9]*.partial.h5"))
+    return FoundShards(folder, origins, partials, has_lock=(folder / f".{LOCKED}.lock").exists())
