@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=cli.level, default=0, help="of that subset (0)")
     made.add_argument("--neuroglancer_link", metavar="FILE", help="write a link to see the pairs; if .json, a state")
     made.add_argument("--check", action="store_true", help="only check the source spec, and print what it holds")
-    made.add_argument("--overwrite", action="store_true", help="replace the destinations if they are there")
+    cli.add_existing(made)
     return made
 
 
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
             max_pairs=args.max_pairs,
             seed=args.seed,
             link_path=args.neuroglancer_link,
-            overwrite=args.overwrite,
+            existing=cli.existing(args),
         )
     )
     print(made)

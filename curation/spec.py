@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from .errors import UsageError
-from .files import PathLike, written_whole
+from .files import PathLike
 
 # Far beyond any volume, and small enough that a box's corners stay exact in 64 bits at every level.
 FARTHEST = 2**48
@@ -275,21 +275,21 @@ def _own_box(spec: Spec, layer: VolumeSpec) -> Reference:
 BLOCK = 16384  # pairs made into text at a time
 
 
-def write_spec(path: PathLike, spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], overwrite: bool) -> None:
-    """Write `spec` with other pairs, one a line: a spec of a million pairs streams by.
+def spec_file(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note]) -> Iterator[str]:
+    """The text of a file that holds `spec` with other pairs, one pair on a line.
 
-    starts: (N, 2, 3) MIP-0 voxels. notes: by pair.
+    The text comes in pieces, so that a spec of a million pairs is never held as a whole. starts: (N, 2, 3) MIP-0
+    voxels. notes: by pair.
     """
     head = msgspec.to_builtins(msgspec.structs.replace(spec, pairs=()))
     head.pop("pairs", None)
     opening = msgspec.json.format(msgspec.json.encode(head), indent=2).decode().removesuffix("\n}")
-    with written_whole(path, overwrite) as file:
-        file.write(opening + ',\n  "pairs": [')
-        separator = "\n    "
-        for block in pair_texts(starts, notes):
-            file.write(separator + ",\n    ".join(block))
-            separator = ",\n    "
-        file.write("\n  ]\n}\n")
+    yield opening + ',\n  "pairs": ['
+    separator = "\n    "
+    for block in pair_texts(starts, notes):
+        yield separator + ",\n    ".join(block)
+        separator = ",\n    "
+    yield "\n  ]\n}\n"
 
 
 def pair_texts(starts: np.ndarray, notes: Mapping[int, Note] = MappingProxyType({})) -> Iterator[list[str]]:

@@ -33,6 +33,7 @@ from volumes_made import make_layer
 
 from curation.datasets.writer import Writer
 from curation.errors import UsageError, WorkError
+from curation.files import Existing
 from curation.spec import Note, read_spec
 from curation.steps.create_spec import CreatedSpec, CreateSpecOptions, create_spec
 
@@ -201,7 +202,7 @@ def test_a_box_of_a_table_begins_where_a_point_does(append: Append, sources: Sou
     units: Json = {"volume_resolution": (0.5, 0.5, 40.0), "points_resolution": (16.0, 16.0, 40.0)}
     append(FORK + '"(3, 5, 2)",,,,,,,Point,\n', **units)
     assert sources() == [[96, 160, 2]]
-    append(FORK + '"(4, 6, 2)","(3, 5, 2)",,,,,,AABB,\n', **units, overwrite=True)
+    append(FORK + '"(4, 6, 2)","(3, 5, 2)",,,,,,AABB,\n', **units, existing=Existing.REPLACED)
     assert sources() == [[96, 160, 2], [96, 176, 2]]  # 32 x 32 voxels hold two boxes of 32 x 16
 
 
@@ -260,7 +261,7 @@ def test_the_size_that_would_bring_points_in_does(
     made = append(points, image)
     assert f"With x and y times {factor:g} all would lie in it: if that is meant" in made.outside
     assert suggested(made) == option
-    assert append(points, image, **suggested(made), overwrite=True).outside == ""
+    assert append(points, image, **suggested(made), existing=Existing.REPLACED).outside == ""
     assert sources() == inside
 
 
@@ -268,7 +269,7 @@ def test_a_factor_may_be_larger_than_1(append: Append, sources: Sources, tmp_pat
     image = image_layer(tmp_path, voxel_offset=(960, 960, 0))
     made = append("x,y,z\n480,500,3\n", image)
     assert suggested(made) == {"points_resolution": (8, 8, 40)}
-    assert append("x,y,z\n480,500,3\n", image, **suggested(made), overwrite=True).outside == ""
+    assert append("x,y,z\n480,500,3\n", image, **suggested(made), existing=Existing.REPLACED).outside == ""
     assert sources() == [[960, 992, 3]]  # 1000 is snapped down
 
 
@@ -276,7 +277,7 @@ def test_the_size_suggested_is_of_the_volume_as_it_is_said_to_be(append: Append,
     given: Json = {"image": image_layer(tmp_path), "volume_resolution": (16.123456789, 16.0, 30.0)}
     made = append("x,y,z\n240,16,3\n", **given)
     assert suggested(made) == {"points_resolution": (8.0617283945, 8, 30)}
-    assert append("x,y,z\n240,16,3\n", **given, **suggested(made), overwrite=True).outside == ""
+    assert append("x,y,z\n240,16,3\n", **given, **suggested(made), existing=Existing.REPLACED).outside == ""
 
 
 @pytest.mark.parametrize("points", ["x,y,z\n240,16,300\n", "x,y,z\n240,16,3\n-1,16,3\n"])
@@ -322,7 +323,7 @@ def test_notes_are_kept_when_pairs_are_added_and_left_out(append: Append, tmp_pa
     first = json.loads((tmp_path / "spec.json").read_text())["pairs"]
     rejected = put_json(tmp_path / "rejected.json", {"pairs": [first[0], first[4]]})
     more = "x,y,z,description\n0,0,5,\n96,0,5,late\n"
-    append(more, image_layer(tmp_path), kept=first, exclude_path=rejected, overwrite=True)
+    append(more, image_layer(tmp_path), kept=first, exclude_path=rejected, existing=Existing.REPLACED)
     assert notes_in(tmp_path / "spec.json") == [*NOTES[1:4], *NOTES[5:], None, Note("", "late")]
 
 
@@ -464,7 +465,7 @@ def drawn(append: Append, sources: Sources, count: int, seed: int) -> list[int]:
     """Which of 100 points' pairs are taken, after one that is kept."""
     rows = "".join(f"{16 * number},0,3\n" for number in range(100))
     kept = pair(1600, 0, 3)
-    append("x,y,z\n" + rows, kept=[kept], max_pairs=count, seed=seed, overwrite=True)
+    append("x,y,z\n" + rows, kept=[kept], max_pairs=count, seed=seed, existing=Existing.REPLACED)
     first, *others = (source[0] // 16 for source in sources())
     assert first == 100  # what is kept is not drawn from
     return others
@@ -508,7 +509,7 @@ def test_a_link_gives_the_same_pairs_again(
     kept = [pair(96, 0, 3)]
     append(PICKED, image, kept=kept, permute=True, link_path=tmp_path / name)
     first = starts()
-    again = append((tmp_path / name).read_text(), image, offsets=(), overwrite=True)
+    again = append((tmp_path / name).read_text(), image, offsets=(), existing=Existing.REPLACED)
     assert starts() == first
     assert again.annotations == f"{len(first)} lines"
     assert again.outside == ""
@@ -520,7 +521,7 @@ def test_a_link_of_centred_points_gives_the_same_pairs_again(
     image = image_layer(tmp_path)
     append(state(point(30, 30, 3.5)), image, anchor="center", link_path=tmp_path / "link")
     assert starts() == [[[32, 48, 3], [32, 48, 2]]]  # 60 - 16 = 44, 60 - 8 = 52
-    append((tmp_path / "link").read_text(), image, offsets=(), overwrite=True)
+    append((tmp_path / "link").read_text(), image, offsets=(), existing=Existing.REPLACED)
     assert starts() == [[[32, 48, 3], [32, 48, 2]]]
 
 
@@ -530,6 +531,82 @@ def test_a_state_shows_the_image_its_boxes_and_pairs(append: Append, tmp_path: P
     assert [layer.name for layer in shown.layers] == ["image", "boxes", "pairs"]
     assert shown.layers["image"].source[0].url == f"precomputed://file://{tmp_path}/image"
     assert list(shown.position) == [16, 32, 3.5]
+
+
+# What is there already
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When the folder and everything in it was last changed, in ns."""
+    return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+
+
+def test_the_same_command_again_changes_nothing_and_says_so(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path)
+    out = {"dst_spec_path": tmp_path / "out" / "spec.json", "link_path": tmp_path / "out" / "link"}
+    first = str(append(PICKED, image, **out))
+    before = times(tmp_path / "out")
+    for existing in (Existing.REFUSED, Existing.UPDATED):
+        again = str(append(PICKED, image, existing=existing, **out))
+        assert again == first.replace("spec.json: 5 pairs", "spec.json: done already: 5 pairs")
+        assert times(tmp_path / "out") == before
+    assert not append(PICKED, image, existing=Existing.REPLACED, **out).done
+    assert times(tmp_path / "out") != before
+
+
+def test_pairs_added_to_their_own_spec_again_are_done_already(append: Append, starts: Callable[[], Starts]) -> None:
+    append(TABLE)
+    kept = [pair(x, 0, 3) for x in (0, 16, 32, 48)]
+    assert append(TABLE, kept=kept).done
+    assert len(starts()) == 4
+
+
+def test_other_content_is_refused_with_the_numbers_of_pairs(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path)
+    append(TABLE, image, link_path=tmp_path / "link")
+    before = times(tmp_path)
+    unwritten = [str(tmp_path), str(tmp_path / "spec.json"), str(tmp_path / "link")]
+    for options, name in [
+        ({}, "spec.json"),
+        ({"dst_spec_path": tmp_path / "new", "link_path": tmp_path / "link"}, "link"),
+    ]:
+        with pytest.raises(UsageError) as caught:
+            append("x,y,z\n0,0,3\n", image, **options)
+        assert str(caught.value) == (
+            f"{tmp_path / name} is there already, with other content (4 pairs there, 1 now): "
+            "--update or --overwrite replaces it, or take another name"
+        )
+    after = times(tmp_path)
+    assert [after[name] for name in unwritten] == [before[name] for name in unwritten]
+
+
+def test_an_update_replaces_only_what_differs(append: Append, sources: Sources, tmp_path: Path) -> None:
+    image = image_layer(tmp_path)
+    append(TABLE, image, link_path=tmp_path / "link")
+    (tmp_path / "link").write_text("of another spec")
+    before = times(tmp_path)
+    assert append(TABLE, image, link_path=tmp_path / "link", existing=Existing.UPDATED).done
+    after = times(tmp_path)
+    assert after[str(tmp_path / "spec.json")] == before[str(tmp_path / "spec.json")]
+    assert after[str(tmp_path / "link")] != before[str(tmp_path / "link")]
+    assert not append("x,y,z\n0,0,3\n", image, existing=Existing.UPDATED).done
+    assert sources() == [[0, 0, 3]]
+
+
+@pytest.mark.parametrize("ending", ["", " ", "more"])
+def test_a_spec_of_which_the_end_differs_is_not_done(ending: str, append: Append, tmp_path: Path) -> None:
+    append(TABLE)
+    text = (tmp_path / "spec.json").read_text()
+    (tmp_path / "spec.json").write_text(text + ending if ending else text[:-1])
+    with pytest.raises(UsageError, match="with other content"):
+        append(TABLE)
+
+
+def test_a_missing_folder_is_made_if_its_parent_is_there(append: Append, tmp_path: Path) -> None:
+    out = {"dst_spec_path": tmp_path / "specs" / "spec.json", "link_path": tmp_path / "links" / "link"}
+    append(TABLE, volume_resolution=(4.0, 4.0, 40.0), **out)
+    assert read_spec(tmp_path / "specs" / "spec.json").starts().shape == (4, 2, 3)
+    assert (tmp_path / "links" / "link").exists()
 
 
 @pytest.mark.parametrize(("link", "spec"), [("there", "spec.json"), ("link", "there"), ("there", "there")])
@@ -544,8 +621,8 @@ def test_what_is_there_is_not_replaced(link: str, spec: str, append: Append, tmp
 @pytest.mark.parametrize(
     ("link", "spec", "said"),
     [
-        ("none/link", "spec.json", "none: no such folder"),
-        ("link", "none/spec.json", "none: no such folder"),
+        ("none/none/link", "spec.json", "none/none: no such folder, nor is there .*/none to make it in"),
+        ("link", "none/none/spec.json", "none/none: no such folder, nor is there .*/none to make it in"),
         ("folder", "spec.json", "folder is a folder: want a file's name"),
         ("link", "folder", "folder is a folder: want a file's name"),
         ("folder/../both", "both", "both is to be both the spec and the link"),
@@ -556,7 +633,13 @@ def test_of_two_files_neither_is_written_where_one_cannot_be(
 ) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match=said):
-        append(TABLE, image_layer(tmp_path), link_path=tmp_path / link, dst_spec_path=tmp_path / spec, overwrite=True)
+        append(
+            TABLE,
+            image_layer(tmp_path),
+            link_path=tmp_path / link,
+            dst_spec_path=tmp_path / spec,
+            existing=Existing.REPLACED,
+        )
     assert written(tmp_path) == {"folder"}
 
 

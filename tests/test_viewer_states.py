@@ -12,7 +12,7 @@ import pytest
 from small_jobs import Json, line, point, spec_of
 
 from curation.annotations.model import Annotations, Shape
-from curation.annotations.viewer_states import PICTURE, read_link, read_state, write_state
+from curation.annotations.viewer_states import PICTURE, read_link, read_state, state_file
 from curation.errors import UsageError
 from curation.spec import Note, Spec, parse_spec
 
@@ -431,7 +431,7 @@ SPEC = parse_spec(json.dumps(spec_of("gs://bucket/em", pairs=[])).encode())  # 3
 
 def written(path: Path, spec: Spec = SPEC, starts: np.ndarray = STARTS, **more: Any) -> neuroglancer.ViewerState:
     """What Neuroglancer's own package makes of the state that is written."""
-    write_state(path, spec, starts, **{"notes": {}, "resolution": (4.0, 4.0, 40.0), "overwrite": False, **more})
+    path.write_text(state_file(path, spec, starts, **{"notes": {}, "resolution": (4.0, 4.0, 40.0), **more}))
     text = path.read_text().strip()
     return neuroglancer.parse_url(text) if text.startswith("http") else neuroglancer.ViewerState(json.loads(text))
 
@@ -517,12 +517,3 @@ def test_what_is_written_is_read_as_the_same_pairs(saved: Path) -> None:
 def test_no_pairs_are_a_state_too(saved: Path) -> None:
     made = written(saved, starts=np.empty((0, 2, 3), np.int64))
     assert [len(made.layers[name].annotations) for name in ("boxes", "pairs")] == [0, 0]
-
-
-def test_a_state_that_is_there_is_replaced_only_if_told(saved: Path) -> None:
-    saved.write_text("precious")
-    with pytest.raises(UsageError, match="is there already"):
-        written(saved)
-    assert saved.read_text() == "precious"
-    assert len(written(saved, overwrite=True).layers) == 3
-    assert list(saved.parent.iterdir()) == [saved]

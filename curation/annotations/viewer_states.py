@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from ..errors import UsageError
-from ..files import PathLike, written_whole
+from ..files import PathLike
 from ..spec import Note, Spec
 from .coordinate_spaces import Resolution, Space, plain_space, resolution_nm, space_before, space_of
 from .model import Annotations, Shape, gathered, shown
@@ -317,22 +317,16 @@ def _is_text(value: Any) -> TypeGuard[str]:
 VIEWER = "https://neuroglancer-demo.appspot.com/#!"
 
 
-def write_state(
-    path: PathLike,
-    spec: Spec,
-    starts: np.ndarray,
-    notes: Mapping[int, Note],
-    resolution: Resolution,
-    overwrite: bool,
-) -> None:
-    """Write a state that shows pairs: to NAME.json as JSON, to another name as a link that opens it.
+def state_file(
+    path: PathLike, spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolution: Resolution
+) -> str:
+    """The text of a file that shows pairs: for NAME.json a state as JSON, for another name a link that opens it.
 
     starts: (N, 2, 3) MIP-0 voxels. resolution: a voxel's nm. The layer `pairs` holds a line from each source to its
     target; read back, these are the same pairs. `boxes` only shows what they stand for.
     """
     state = msgspec.json.encode(_state_of(spec, starts, notes, resolution)).decode()
-    with written_whole(path, overwrite) as file:
-        file.write((state if str(path).endswith(".json") else VIEWER + quote(state, safe="~@/:,{}[]'!()*")) + "\n")
+    return (state if str(path).endswith(".json") else VIEWER + quote(state, safe="~@/:,{}[]'!()*")) + "\n"
 
 
 def _state_of(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolution: Resolution) -> _Json:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -11,12 +10,12 @@ from ..annotations.coordinate_spaces import Resolution, in_nm
 from ..annotations.model import Annotations
 from ..annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from ..annotations.read import read_annotations
-from ..annotations.viewer_states import write_state
 from ..errors import UsageError, WorkError
-from ..files import PathLike, check_folder, check_new
+from ..files import Existing, PathLike
 from ..pair_selection import choose, narrow, read_excluded_pairs
-from ..spec import FARTHEST, Spec, read_spec, write_spec
+from ..spec import FARTHEST, Spec, read_spec
 from ..volumes.extent import Extent, read_extent
+from .pair_files import check_paths, link_file, spec_of_pairs, write_pair_files
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,20 @@ class CreateSpecOptions:
     max_pairs: int | None = None
     seed: int = 0
     link_path: PathLike | None = None
-    overwrite: bool = False
+    existing: Existing = Existing.REFUSED
 
 
 @dataclass(frozen=True)
 class CreatedSpec:
-    """What `create_spec` did, for its summary line.
+    """What `create_spec` did, for its summary.
 
-    idle: annotations all of whose pairs were there already. excluded: pairs that are among the `listed`, those of the
-    exclusion file, if there is one. outside: a sentence, or empty.
+    done: whether the spec was there already, just as the command makes it. idle: annotations all of whose pairs were
+    there already. excluded: pairs that are among the `listed`, those of the exclusion file, if there is one. outside: a
+    sentence, or empty.
     """
 
     path: PathLike
+    done: bool
     annotations: str
     idle: int
     kept_pairs: int
@@ -64,8 +65,8 @@ class CreatedSpec:
     outside: str
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.kept_pairs + self.new_pairs} pairs, {self.new_pairs} of them new"
-        text += f" from {self.annotations}"
+        text = f"{self.path}: done already: " if self.done else f"{self.path}: "
+        text += f"{self.kept_pairs + self.new_pairs} pairs, {self.new_pairs} of them new from {self.annotations}"
         if self.idle:
             text += f"; {self.idle} of these add nothing new"
         if self.repeated_pairs:
@@ -80,7 +81,7 @@ class CreatedSpec:
 def create_spec(options: CreateSpecOptions) -> CreatedSpec:
     """Write the source spec with the pairs of all annotations appended, none of them twice."""
     check_offsets(options.offsets)
-    _check_destinations(options)
+    check_paths(options.dst_spec_path, options.link_path)
     spec = read_spec(options.src_spec_path, template=True)
     excluded = np.empty((0, 2, 3), np.int64)
     if options.exclude_path is not None:
@@ -96,12 +97,14 @@ def create_spec(options: CreateSpecOptions) -> CreatedSpec:
         picked = enumerate(annotation_index[chosen.new].tolist(), start=len(chosen.kept))
         notes |= {place: annotations.notes[index] for place, index in picked if index in annotations.notes}
     starts = np.concatenate([spec.starts()[chosen.kept], made[chosen.new]])
+    files = [spec_of_pairs(options.dst_spec_path, spec, starts, notes)]
     if options.link_path is not None:
-        write_state(options.link_path, spec, starts, notes, placing.volume_resolution(), options.overwrite)
-    write_spec(options.dst_spec_path, spec, starts, notes, options.overwrite)
+        files.append(link_file(options.link_path, spec, starts, notes, placing.volume_resolution()))
+    done = write_pair_files(files, options.existing)
     adds_pairs = np.bincount(annotation_index[chosen.distinct], minlength=len(ends)) > 0
     return CreatedSpec(
         path=options.dst_spec_path,
+        done=done[0],
         annotations=counted(annotations),
         idle=len(ends) - int(adds_pairs.sum()),
         kept_pairs=len(chosen.kept),
@@ -118,18 +121,6 @@ def _narrow_pairs(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[np.n
     """All blocks' pairs, (N, 2, 3), and the index of each one's annotation, (N,), in half the space where they fit."""
     pairs, annotation_index = zip(*((narrow(block), of.astype(np.int32)) for block, of in blocks), strict=True)
     return np.concatenate(pairs), np.concatenate(annotation_index)
-
-
-def _check_destinations(options: CreateSpecOptions) -> None:
-    """Refuse what cannot be written, before either file is: the one would stay without the other."""
-    paths = [Path(path) for path in (options.dst_spec_path, options.link_path) if path is not None]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError(f"{paths[0]} is to be both the spec and the link: take another name for one of them")
-    for path in paths:
-        check_new(path, options.overwrite)
-        check_folder(path.parent)
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: want a file's name")
 
 
 def _picking(spec: Spec, options: CreateSpecOptions) -> Picking:
