@@ -203,7 +203,7 @@ def test_pictures_of_lines_are_ignored(saved: Path) -> None:
 def test_one_of_several_layers_is_chosen_by_name(saved: Path) -> None:
     content = state(layer(point(1, 2, 3), name="a"), layer(point(4, 5, 6), name="b"), layer(name="c"))
     assert read(saved, content, "b").ends[0, 0].tolist() == [4, 5, 6]
-    assert refusal(saved, content) == "several layers hold annotations: choose one of 'a', 'b'"
+    assert refusal(saved, content) == "several layers hold annotations: choose one with --layer, of 'a', 'b'"
 
 
 def test_only_layer_with_annotations_needs_no_name(saved: Path) -> None:

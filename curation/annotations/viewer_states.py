@@ -160,7 +160,8 @@ def _choose(layers: Sequence[tuple[str, _Json]], wanted: str | None) -> tuple[st
     if chosen and (wanted is not None or len(chosen) == 1):
         return chosen[0]
     if chosen:
-        raise UsageError(f"several layers hold annotations: choose one of {', '.join(repr(name) for name, _ in held)}")
+        names = ", ".join(repr(name) for name, _ in held)
+        raise UsageError(f"several layers hold annotations: choose one with --layer, of {names}")
     there = ", ".join(_described(name, layer) for name, layer in layers) or "none"
     which = "no layer" if wanted is None else f"no layer {wanted!r}"
     raise UsageError(f"{which} that holds annotations; the layers are: {there}")
