@@ -105,15 +105,18 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
         """A box's (x, y) size in MIP-0 voxels."""
         return self.x_size << self.dst_mip, self.y_size << self.dst_mip
 
+    def named_paths(self) -> Iterator[tuple[str, str]]:
+        """The places in the spec that name a layer, such as `image.reference.path`, and the cloud paths there."""
+        for name, layer in [("image", self.image), ("field", self.field)]:
+            if layer is not None:
+                yield f"{name}.path", layer.path
+                if layer.reference is not None:
+                    yield f"{name}.reference.path", layer.reference.path
+        yield from ((f"masks[{index}].path", mask.path) for index, mask in enumerate(self.masks))
+
     def paths(self) -> list[str]:
         """The cloud paths of all layers."""
-        layers: list[VolumeSpec] = [layer for layer in (self.image, self.field) if layer is not None]
-        references = [layer.reference for layer in layers if layer.reference is not None]
-        return [
-            *(layer.path for layer in layers),
-            *(each.path for each in references),
-            *(mask.path for mask in self.masks),
-        ]
+        return [path for _, path in self.named_paths()]
 
     def text(self) -> str:
         """The spec as JSON, the same for the same spec: what a dataset file stores and hashes."""

@@ -32,6 +32,7 @@ from small_jobs import (
 )
 from volumes_made import make_layer
 
+from curation.annotations.viewer_states import command_to_serve
 from curation.datasets.writer import Writer
 from curation.errors import UsageError, WorkError
 from curation.files import Existing
@@ -647,11 +648,13 @@ def test_a_link_of_centred_points_gives_the_same_pairs_again(
 
 
 def test_a_state_shows_the_image_its_boxes_and_pairs(append: Append, tmp_path: Path) -> None:
-    append("x,y,z,description\n16,32,3,here\n", image_layer(tmp_path), link_path=tmp_path / "link.json")
+    made = append("x,y,z,description\n16,32,3,here\n", image_layer(tmp_path), link_path=tmp_path / "link.json")
     shown = neuroglancer.ViewerState(json.loads((tmp_path / "link.json").read_text()))
     assert [layer.name for layer in shown.layers] == ["image", "boxes", "pairs"]
-    assert shown.layers["image"].source[0].url == f"precomputed://file://{tmp_path}/image"
-    assert list(shown.position) == [16, 32, 3.5]
+    assert shown.layers["image"].source[0].url == "precomputed://http://localhost:1337"
+    assert list(shown.position) == [32, 40, 3.5]
+    assert made.remarks[0].startswith(f"{tmp_path}/link.json shows volumes of this machine")
+    assert made.remarks[1] == "  " + command_to_serve(f"file://{tmp_path}/image", 1337)
 
 
 # What is there already

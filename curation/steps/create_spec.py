@@ -15,7 +15,7 @@ from ..files import Existing, PathLike
 from ..pair_selection import choose, narrow, offsets_text, pairs_text, read_excluded_pairs
 from ..spec import FARTHEST, Spec, read_spec
 from ..volumes.extent import Extent, read_extent
-from .pair_files import check_paths, link_file, spec_of_pairs, write_pair_files
+from .pair_files import check_paths, link_file, link_remarks, spec_of_pairs, write_pair_files
 
 # By which x and y of points may be off that were picked at another MIP, the likelier first.
 FACTORS = tuple(2.0**power for steps in range(1, 6) for power in (-steps, steps))
@@ -52,7 +52,7 @@ class CreatedSpec:
 
     done: whether the spec was there already, just as the command makes it. idle: annotations all of whose pairs were
     there already. excluded: pairs that are among the `listed`, those of the exclusion file, if there is one. remarks:
-    what there is to say of units, and of places outside a volume.
+    what there is to say of units, of places outside a volume, and of the link.
     """
 
     path: PathLike
@@ -112,6 +112,7 @@ def create_spec(options: CreateSpecOptions) -> CreatedSpec:
     files = [spec_of_pairs(options.dst_spec_path, spec, starts, notes)]
     if options.link_path is not None:
         files.append(link_file(options.link_path, spec, starts, notes, placing.volume_resolution()))
+        remarks += link_remarks(options.link_path, spec)
     done = write_pair_files(files, options.existing)
     adds_pairs = np.bincount(annotation_index[chosen.distinct], minlength=len(ends)) > 0
     return CreatedSpec(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..annotations.coordinate_spaces import Resolution
-from ..annotations.viewer_states import read_state, state_file
+from ..annotations.viewer_states import commands_to_serve, read_state, state_file
 from ..errors import UsageError
 from ..files import Existing, PathLike, check_destination, holds, make_folder, written_whole
 from ..spec import Note, Spec, read_spec, spec_file
@@ -38,6 +38,18 @@ def link_file(
     """The file that shows pairs in Neuroglancer; see `state_file`."""
     text = state_file(path, spec, starts, notes, resolution)
     return PairFile(Path(path), lambda: [text], len(starts), _pairs_in_state)
+
+
+def link_remarks(path: PathLike, spec: Spec) -> list[str]:
+    """What to say of a link: how to look at volumes that lie on this machine."""
+    commands = commands_to_serve(spec)
+    if not commands:
+        return []
+    return [
+        f"{path} shows volumes of this machine, which a browser reads only while they are served: "
+        "let each of these commands run in a terminal of its own",
+        *(f"  {command}" for command in commands),
+    ]
 
 
 def check_paths(*paths: PathLike | None) -> None:
