@@ -32,17 +32,31 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--exclude", metavar="FILE", help="leave out the pairs of this JSON file, by their boxes")
     made.add_argument("--max_pairs", type=cli.positive, help="of the new pairs, a random subset of so many at most")
     made.add_argument("--seed", type=cli.level, default=0, help="of that subset (0)")
-    made.add_argument("--neuroglancer_link", metavar="FILE", help="write a link to see the pairs; if .json, a state")
-    made.add_argument("--check", action="store_true", help="only check the source spec, and print what it holds")
-    made.add_argument("--overwrite", action="store_true", help="replace the destinations if they are there")
+    made.add_argument(
+        "--neuroglancer_link",
+        metavar="FILE",
+        help="write a link to see the pairs; if .json, a state",
+    )
+    made.add_argument("--check", action="store_true", help="only check the source spec and its volumes, and show them")
+    cli.add_existing(made)
     return made
 
 
 def main(args: argparse.Namespace) -> None:
     if args.check:
-        from curation.steps.check_spec import check_spec
+        from curation.steps.check_spec import CheckSpecOptions, check_spec
 
-        print(check_spec(args.src_spec_path))
+        contents = check_spec(
+            CheckSpecOptions(
+                path=args.src_spec_path,
+                link_path=args.neuroglancer_link,
+                volume_resolution=cli.triple(args.volume_resolution),
+                existing=cli.existing(args),
+            )
+        )
+        print(contents)
+        if contents.fault is not None:
+            raise contents.fault
         return
     from curation.steps.create_spec import CreateSpecOptions, create_spec
 
@@ -63,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
             max_pairs=args.max_pairs,
             seed=args.seed,
             link_path=args.neuroglancer_link,
-            overwrite=args.overwrite,
+            existing=cli.existing(args),
         )
     )
     print(made)

@@ -5,6 +5,7 @@ An exclusion file, for create_spec.py's --exclude, lists pairs that somebody loo
 keys, such as a reason, are for people. A spec is therefore an exclusion file of all its pairs.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,17 @@ def choose(
         repeated=len(made) - len(made_excluded) - len(distinct),
         excluded=int(kept_excluded.sum()) + len(np.unique(made_excluded.reshape(-1, 6), axis=0)),
     )
+
+
+def offsets_text(starts: np.ndarray) -> str:
+    """How many sections pairs, (N, 2, 3), lead away, such as `-2 (1 pair), -1 (3 pairs)`."""
+    counts = Counter((starts[:, 1, 2] - starts[:, 0, 2]).tolist())
+    return ", ".join(f"{offset:+d} ({pairs_text(counts[offset])})" for offset in sorted(counts))
+
+
+def pairs_text(count: int) -> str:
+    """A number of pairs, such as `1 pair`."""
+    return f"{count} pair{'' if count == 1 else 's'}"
 
 
 def narrow(starts: np.ndarray) -> np.ndarray:

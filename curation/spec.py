@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from .errors import UsageError
-from .files import PathLike, written_whole
+from .files import PathLike
 
 # Far beyond any volume, and small enough that a box's corners stay exact in 64 bits at every level.
 FARTHEST = 2**48
@@ -105,15 +105,18 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
         """A box's (x, y) size in MIP-0 voxels."""
         return self.x_size << self.dst_mip, self.y_size << self.dst_mip
 
+    def named_paths(self) -> Iterator[tuple[str, str]]:
+        """The places in the spec that name a layer, such as `image.reference.path`, and the cloud paths there."""
+        for name, layer in [("image", self.image), ("field", self.field)]:
+            if layer is not None:
+                yield f"{name}.path", layer.path
+                if layer.reference is not None:
+                    yield f"{name}.reference.path", layer.reference.path
+        yield from ((f"masks[{index}].path", mask.path) for index, mask in enumerate(self.masks))
+
     def paths(self) -> list[str]:
         """The cloud paths of all layers."""
-        layers: list[VolumeSpec] = [layer for layer in (self.image, self.field) if layer is not None]
-        references = [layer.reference for layer in layers if layer.reference is not None]
-        return [
-            *(layer.path for layer in layers),
-            *(each.path for each in references),
-            *(mask.path for mask in self.masks),
-        ]
+        return [path for _, path in self.named_paths()]
 
     def text(self) -> str:
         """The spec as JSON, the same for the same spec: what a dataset file stores and hashes."""
@@ -275,21 +278,21 @@ def _own_box(spec: Spec, layer: VolumeSpec) -> Reference:
 BLOCK = 16384  # pairs made into text at a time
 
 
-def write_spec(path: PathLike, spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], overwrite: bool) -> None:
-    """Write `spec` with other pairs, one a line: a spec of a million pairs streams by.
+def spec_file(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note]) -> Iterator[str]:
+    """The text of a file that holds `spec` with other pairs, one pair on a line.
 
-    starts: (N, 2, 3) MIP-0 voxels. notes: by pair.
+    The text comes in pieces, so that a spec of a million pairs is never held as a whole. starts: (N, 2, 3) MIP-0
+    voxels. notes: by pair.
     """
     head = msgspec.to_builtins(msgspec.structs.replace(spec, pairs=()))
     head.pop("pairs", None)
     opening = msgspec.json.format(msgspec.json.encode(head), indent=2).decode().removesuffix("\n}")
-    with written_whole(path, overwrite) as file:
-        file.write(opening + ',\n  "pairs": [')
-        separator = "\n    "
-        for block in pair_texts(starts, notes):
-            file.write(separator + ",\n    ".join(block))
-            separator = ",\n    "
-        file.write("\n  ]\n}\n")
+    yield opening + ',\n  "pairs": ['
+    separator = "\n    "
+    for block in pair_texts(starts, notes):
+        yield separator + ",\n    ".join(block)
+        separator = ",\n    "
+    yield "\n  ]\n}\n"
 
 
 def pair_texts(starts: np.ndarray, notes: Mapping[int, Note] = MappingProxyType({})) -> Iterator[list[str]]:

@@ -1,6 +1,7 @@
 """What create_spec takes of the pairs that annotations make, where it says they lie, and what it writes of them."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ from small_jobs import (
 )
 from volumes_made import make_layer
 
+from curation.annotations.viewer_states import command_to_serve
 from curation.datasets.writer import Writer
 from curation.errors import UsageError, WorkError
+from curation.files import Existing
 from curation.spec import Note, read_spec
 from curation.steps.create_spec import CreatedSpec, CreateSpecOptions, create_spec
 
@@ -136,8 +139,8 @@ def test_a_table_without_units_is_of_voxels(append: Append, sources: Sources, tm
 def test_a_volume_size_that_is_said_goes_before_the_one_that_is_read(
     append: Append, sources: Sources, tmp_path: Path
 ) -> None:
-    append(state(point(16, 32, 3)), image_layer(tmp_path), volume_resolution=(2.0, 2.0, 20.0))
-    assert sources() == [[64, 128, 6]]
+    append(state(point(16, 16, 2)), image_layer(tmp_path), volume_resolution=(2.0, 2.0, 20.0))
+    assert sources() == [[64, 64, 4]]
 
 
 def test_a_volume_size_that_is_said_needs_no_volume(append: Append, sources: Sources) -> None:
@@ -201,7 +204,7 @@ def test_a_box_of_a_table_begins_where_a_point_does(append: Append, sources: Sou
     units: Json = {"volume_resolution": (0.5, 0.5, 40.0), "points_resolution": (16.0, 16.0, 40.0)}
     append(FORK + '"(3, 5, 2)",,,,,,,Point,\n', **units)
     assert sources() == [[96, 160, 2]]
-    append(FORK + '"(4, 6, 2)","(3, 5, 2)",,,,,,AABB,\n', **units, overwrite=True)
+    append(FORK + '"(4, 6, 2)","(3, 5, 2)",,,,,,AABB,\n', **units, existing=Existing.REPLACED)
     assert sources() == [[96, 160, 2], [96, 176, 2]]  # 32 x 32 voxels hold two boxes of 32 x 16
 
 
@@ -209,81 +212,201 @@ def test_a_box_of_a_table_begins_where_a_point_does(append: Append, sources: Sou
 
 
 def test_points_that_lie_within_are_not_spoken_of(append: Append, tmp_path: Path) -> None:
-    image = image_layer(tmp_path, voxel_offset=(1000, 1000, 100))
-    made = append("x,y,z\n1000,1000,100\n1127,1127,105\n", image)
-    assert made.outside == ""
+    image = image_layer(tmp_path, voxel_offset=(992, 992, 99))
+    made = append("x,y,z\n1000,1000,100\n1119,1119,104\n", image)
+    assert made.remarks == ()
     assert str(made) == f"{tmp_path}/spec.json: 2 pairs, 2 of them new from 2 points"
 
 
 def test_points_before_a_volumes_offset_are_told_of(append: Append, tmp_path: Path) -> None:
     image = image_layer(tmp_path, voxel_offset=(1000, 1000, 100))
-    made = append("x,y,z\n1000,1000,100\n975.5,1000,100\n1000,1000,106\n", image)
-    assert made.outside == (
-        "2 of them begin outside the image volume, (1000, 1000, 100) to (1128, 1128, 106); "
-        "the first: annotation 1 at (975, 1000, 100)"
+    made = append("x,y,z\n1000,1000,101\n980.5,1000,101\n1000,999,101\n", image)
+    assert made.remarks == (
+        "2 of 3 annotations begin outside the image volume, (1000, 1000, 100) to (1128, 1128, 106); "
+        "the first: annotation 1 at (980, 1000, 101)",
     )
-    assert made.new_pairs == 3  # they are taken all the same: boxes may reach into the volume
+    assert made.new_pairs == 2  # their boxes reach into the volume; the last two are one
 
 
-def suggested(made: CreatedSpec) -> dict[str, tuple[float, ...]]:
-    """The option that the summary names, and what it should be."""
-    name, *sizes = str(made).partition(": if that is meant, --")[2].split()
-    return {name: tuple(map(float, sizes))}
+OUTSIDE = ", a box of theirs lying wholly outside the volume: offsets "
+
+
+def test_pairs_that_cannot_be_cut_are_left_out_and_counted_by_their_offsets(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    made = append("x,y,z\n16,0,3\n16,0,3\n32,0,2\n128,0,3\n", image_layer(tmp_path), offsets=(-1, -3, 3), permute=True)
+    forth = [([16, 0, 3], [16, 0, 2]), ([16, 0, 3], [16, 0, 0]), ([32, 0, 2], [32, 0, 1]), ([32, 0, 2], [32, 0, 5])]
+    assert starts() == [list(each) for pair in forth for each in (pair, pair[::-1])]
+    # at 16 that of offset 3, at 32 that of -3, and at 128 all; each with its reverse
+    assert made.remarks[0] == (f"10 pairs left out{OUTSIDE}-3 (4 pairs), -1 (1 pair), +1 (1 pair), +3 (4 pairs)")
+    assert (made.idle, made.repeated_pairs) == (2, 4)
+
+
+def test_a_box_that_reaches_into_the_volume_by_a_voxel_is_kept(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    image = image_layer(tmp_path, voxel_offset=(47, 31, 2))  # to 175, 159, 8
+    places = "".join(f"{x},{y},3\n" for x, y in [(0, 32), (16, 32), (48, 0), (48, 16), (160, 144), (176, 144)])
+    made = append("x,y,z\n" + places + "64,160,3\n64,64,7\n64,64,8\n64,64,2\n", image)
+    assert [source for source, _ in starts()] == [[16, 32, 3], [48, 16, 3], [160, 144, 3], [64, 64, 7]]
+    assert made.remarks[0] == f"6 pairs left out{OUTSIDE}-1 (6 pairs)"
+
+
+def test_with_a_field_its_volume_and_the_sections_of_the_image_say_which_pairs_can_be_cut(
+    starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    image = image_layer(tmp_path, voxel_offset=(0, 0, 2))  # sections 2 to 7
+    vectors = np.zeros((16, 16, 7, 2), np.float32)
+    field = make_layer(tmp_path / "field", {2: vectors}, voxel_offset=(128, 128, 0))  # to 192, 192; sections 0 to 6
+    put_json(tmp_path / "template.json", spec_of(image, field, pairs=[]))
+    (tmp_path / "points").write_text("x,y,z\n128,128,3\n0,0,3\n128,128,2\n128,128,7\n128,128,6\n")
+    made = create_spec(
+        CreateSpecOptions(tmp_path / "template.json", tmp_path / "spec.json", str(tmp_path / "points"), (-1,))
+    )
+    assert [source for source, _ in starts()] == [[128, 128, 3], [128, 128, 6]]
+    assert made.remarks[0] == f"3 pairs left out{OUTSIDE}-1 (3 pairs)"
+
+
+def test_nothing_is_left_out_where_no_volume_can_be_read(tmp_path: Path) -> None:
+    field = "file:///no/field"
+    put_json(tmp_path / "template.json", spec_of(NOWHERE, field, pairs=[]))
+    (tmp_path / "points").write_text("x,y,z\n-9999,0,-9\n")
+    made = create_spec(
+        CreateSpecOptions(tmp_path / "template.json", tmp_path / "spec.json", str(tmp_path / "points"), (-1,))
+    )
+    assert made.new_pairs == 1
+    assert [remark.partition(": file")[0] for remark in made.remarks] == [
+        "not checked whether they lie in the image volume",
+        "not checked whether boxes lie in the field volume",
+    ]
+
+
+def test_pairs_that_the_source_spec_has_stay_wherever_they_lie(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    append("x,y,z\n0,0,3\n", image_layer(tmp_path), kept=[pair(512, 0, 3)])
+    assert starts() == [[[512, 0, 3], [512, 0, 2]], [[0, 0, 3], [0, 0, 2]]]
+
+
+def test_where_no_pair_can_be_cut_nothing_is_written(append: Append, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        append("x,y,z\n0,0,0\n16,0,0\n", image_layer(tmp_path), kept=[pair(0, 0, 3)], link_path=tmp_path / "link")
+    assert str(caught.value) == f"{tmp_path}/points: no new pair can be cut out{OUTSIDE}-1 (2 pairs)"
+    assert written(tmp_path) == set()
+
+
+def hinted(append: Append, *arguments: Any, **options: Any) -> str:
+    """What is said of annotations outside the volume, whether a pair can be cut out or none."""
+    try:
+        return "\n".join(append(*arguments, **options).remarks)
+    except UsageError as error:
+        return str(error)
+
+
+Suggestion = tuple[str, tuple[float, ...]]
+
+
+def suggested(text: str) -> list[Suggestion]:
+    """The options that the hint names, and their values, in its order."""
+    found = re.findall(r"give --(\w+) (\S+) (\S+) (\S+)\.(?= |\n|$)", text)
+    assert len(found) == text.count("give --")
+    return [(name, (float(x), float(y), float(z))) for name, x, y, z in found]
+
+
+def by(name: str, x: float, y: float, z: float) -> Suggestion:
+    return f"{name}_resolution", (x, y, z)
 
 
 @pytest.mark.parametrize(
-    ("volume", "points", "factor", "option", "inside"),
+    ("volume", "points", "suggestions", "inside"),
     [
+        (  # as nm: 30, 2, 1 and 8, 4, 3
+            (8, 8, 40),
+            "x,y,z\n240,16,40\n64,32,120\n",
+            [by("points", 1, 1, 1)],
+            [[[16, 0, 1], [0, 0, 3]]],
+        ),
         (
             (8, 8, 40),
-            "x,y,z\n240,16,3\n64,32,3\n",
-            0.5,
-            {"points_resolution": (4, 4, 40)},
-            [[112, 0, 3], [32, 16, 3]],
-        ),  # 120, 8; 32, 16
-        ((8, 8, 40), "x,y,z\n2016,16,3\n", 0.0625, {"points_resolution": (0.5, 0.5, 40)}, [[112, 0, 3]]),  # 126, 1
+            "x,y,z\n900,16,3\n64,32,3\n",
+            [by("points", 1, 1, 40), by("points", 0.5, 0.5, 40), by("points", 0.25, 0.25, 40), by("points", 1, 1, 1)],
+            [[[112, 0, 3], [0, 0, 3]], [[48, 0, 3], [0, 0, 3]], [[16, 0, 3], [0, 0, 3]], None],
+        ),
+        ((8, 8, 400), "x,y,z\n3168,16,3\n", [by("points", 0.25, 0.25, 400)], [[[96, 0, 3]]]),  # 99, 0
         # 480, 32; then 120, 8. The points have said their units: it is the image whose voxels may be others
-        ((4, 4, 40), state(point(240, 16, 3.5)), 0.25, {"volume_resolution": (16, 16, 40)}, [[112, 0, 3]]),
+        (
+            (4, 4, 40),
+            state(point(240, 16, 3.5)),
+            [by("volume", 16, 16, 40), by("volume", 32, 32, 40), by("volume", 64, 64, 40), by("volume", 128, 128, 40)],
+            [[[112, 0, 3]], [[48, 0, 3]], [[16, 0, 3]], [[0, 0, 3]]],
+        ),
     ],
 )
-def test_the_size_that_would_bring_points_in_does(
+def test_every_unit_that_would_bring_points_in_is_suggested_and_does(
     volume: tuple[int, int, int],
     points: str,
-    factor: float,
-    option: dict[str, tuple[float, ...]],
-    inside: list[list[int]],
+    suggestions: list[Suggestion],
+    inside: list[list[list[int]] | None],
     append: Append,
     sources: Sources,
     tmp_path: Path,
 ) -> None:
     image = image_layer(tmp_path, resolution=volume)
-    made = append(points, image)
-    assert f"With x and y times {factor:g} all would lie in it: if that is meant" in made.outside
-    assert suggested(made) == option
-    assert append(points, image, **suggested(made), overwrite=True).outside == ""
-    assert sources() == inside
+    said = hinted(append, points, image)
+    assert suggested(said) == suggestions
+    several = "Several units would bring all of them into it. If " in said
+    assert several == (len(suggestions) > 1)
+    assert several or "One change of units would bring all of them into it. If " in said
+    for (option, sizes), places in zip(suggestions, inside, strict=True):
+        if places is None:  # in section 0: there is none before it
+            continue
+        assert append(points, image, **{option: sizes}, existing=Existing.REPLACED).remarks == ()
+        assert sources() == places
 
 
 def test_a_factor_may_be_larger_than_1(append: Append, sources: Sources, tmp_path: Path) -> None:
     image = image_layer(tmp_path, voxel_offset=(960, 960, 0))
-    made = append("x,y,z\n480,500,3\n", image)
-    assert suggested(made) == {"points_resolution": (8, 8, 40)}
-    assert append("x,y,z\n480,500,3\n", image, **suggested(made), overwrite=True).outside == ""
+    said = hinted(append, "x,y,z\n480,500,3\n", image)
+    assert "If x and y are meant times 2, give --points_resolution 8 8 40." in said
+    ((option, sizes),) = suggested(said)
+    assert append("x,y,z\n480,500,3\n", image, **{option: sizes}).remarks == ()
     assert sources() == [[960, 992, 3]]  # 1000 is snapped down
 
 
 def test_the_size_suggested_is_of_the_volume_as_it_is_said_to_be(append: Append, tmp_path: Path) -> None:
     given: Json = {"image": image_layer(tmp_path), "volume_resolution": (16.123456789, 16.0, 30.0)}
-    made = append("x,y,z\n240,16,3\n", **given)
-    assert suggested(made) == {"points_resolution": (8.0617283945, 8, 30)}
-    assert append("x,y,z\n240,16,3\n", **given, **suggested(made), overwrite=True).outside == ""
+    (option, sizes), *_ = suggested(hinted(append, "x,y,z\n240,16,3\n", **given))
+    assert (option, sizes) == by("points", 8.0617283945, 8, 30)
+    assert append("x,y,z\n240,16,3\n", **given, **{option: sizes}).remarks == ()
+
+
+def test_nanometres_are_told_from_units_that_were_said(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path, resolution=(4, 4, 40))
+    said = hinted(append, "x,y,z\n400,40,120\n", image, points_resolution=(4.0, 4.0, 40.0))
+    assert "If they are in nanometres, give --points_resolution 1 1 1." in said
+    assert "If they" not in hinted(append, state(point(400, 40, 120)), image)  # which says what they are
 
 
 @pytest.mark.parametrize("points", ["x,y,z\n240,16,300\n", "x,y,z\n240,16,3\n-1,16,3\n"])
-def test_where_no_factor_helps_none_is_suggested(points: str, append: Append, tmp_path: Path) -> None:
-    made = append(points, image_layer(tmp_path))
-    assert "begin outside" in made.outside
-    assert "_resolution" not in made.outside
+def test_where_no_unit_helps_none_is_suggested(points: str, append: Append, tmp_path: Path) -> None:
+    said = hinted(append, points, image_layer(tmp_path, resolution=(4, 4, 4)))
+    assert "outside the image volume" in said
+    assert "_resolution" not in said
+
+
+NO_UNITS = (
+    "the annotations do not say their units, and were taken for MIP-0 voxels of the image: "
+    "--points_resolution X Y Z says that they are others"
+)
+
+
+def test_a_state_that_says_no_units_is_told_of(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path)
+    bare = json.dumps({"layers": [{"type": "annotation", "name": "old", "points": [[16, 8, 3]]}]})
+    assert append(bare, image).remarks == (NO_UNITS,)
+    told = append(bare, image, points_resolution=(4.0, 4.0, 40.0), existing=Existing.REPLACED)
+    assert told.remarks == ()
+    assert append(TABLE, image, existing=Existing.REPLACED).remarks == ()  # no table says its units
 
 
 # Notes
@@ -322,7 +445,7 @@ def test_notes_are_kept_when_pairs_are_added_and_left_out(append: Append, tmp_pa
     first = json.loads((tmp_path / "spec.json").read_text())["pairs"]
     rejected = put_json(tmp_path / "rejected.json", {"pairs": [first[0], first[4]]})
     more = "x,y,z,description\n0,0,5,\n96,0,5,late\n"
-    append(more, image_layer(tmp_path), kept=first, exclude_path=rejected, overwrite=True)
+    append(more, image_layer(tmp_path), kept=first, exclude_path=rejected, existing=Existing.REPLACED)
     assert notes_in(tmp_path / "spec.json") == [*NOTES[1:4], *NOTES[5:], None, Note("", "late")]
 
 
@@ -464,7 +587,7 @@ def drawn(append: Append, sources: Sources, count: int, seed: int) -> list[int]:
     """Which of 100 points' pairs are taken, after one that is kept."""
     rows = "".join(f"{16 * number},0,3\n" for number in range(100))
     kept = pair(1600, 0, 3)
-    append("x,y,z\n" + rows, kept=[kept], max_pairs=count, seed=seed, overwrite=True)
+    append("x,y,z\n" + rows, kept=[kept], max_pairs=count, seed=seed, existing=Existing.REPLACED)
     first, *others = (source[0] // 16 for source in sources())
     assert first == 100  # what is kept is not drawn from
     return others
@@ -508,10 +631,10 @@ def test_a_link_gives_the_same_pairs_again(
     kept = [pair(96, 0, 3)]
     append(PICKED, image, kept=kept, permute=True, link_path=tmp_path / name)
     first = starts()
-    again = append((tmp_path / name).read_text(), image, offsets=(), overwrite=True)
+    again = append((tmp_path / name).read_text(), image, offsets=(), existing=Existing.REPLACED)
     assert starts() == first
     assert again.annotations == f"{len(first)} lines"
-    assert again.outside == ""
+    assert again.remarks == ()
 
 
 def test_a_link_of_centred_points_gives_the_same_pairs_again(
@@ -520,16 +643,94 @@ def test_a_link_of_centred_points_gives_the_same_pairs_again(
     image = image_layer(tmp_path)
     append(state(point(30, 30, 3.5)), image, anchor="center", link_path=tmp_path / "link")
     assert starts() == [[[32, 48, 3], [32, 48, 2]]]  # 60 - 16 = 44, 60 - 8 = 52
-    append((tmp_path / "link").read_text(), image, offsets=(), overwrite=True)
+    append((tmp_path / "link").read_text(), image, offsets=(), existing=Existing.REPLACED)
     assert starts() == [[[32, 48, 3], [32, 48, 2]]]
 
 
 def test_a_state_shows_the_image_its_boxes_and_pairs(append: Append, tmp_path: Path) -> None:
-    append("x,y,z,description\n16,32,3,here\n", image_layer(tmp_path), link_path=tmp_path / "link.json")
+    made = append("x,y,z,description\n16,32,3,here\n", image_layer(tmp_path), link_path=tmp_path / "link.json")
     shown = neuroglancer.ViewerState(json.loads((tmp_path / "link.json").read_text()))
     assert [layer.name for layer in shown.layers] == ["image", "boxes", "pairs"]
-    assert shown.layers["image"].source[0].url == f"precomputed://file://{tmp_path}/image"
-    assert list(shown.position) == [16, 32, 3.5]
+    assert shown.layers["image"].source[0].url == "precomputed://http://localhost:1337"
+    assert list(shown.position) == [32, 40, 3.5]
+    assert made.remarks[0].startswith(f"{tmp_path}/link.json shows volumes of this machine")
+    assert made.remarks[1] == "  " + command_to_serve(f"file://{tmp_path}/image", 1337)
+
+
+# What is there already
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When the folder and everything in it was last changed, in ns."""
+    return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+
+
+def test_the_same_command_again_changes_nothing_and_says_so(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path)
+    out = {"dst_spec_path": tmp_path / "out" / "spec.json", "link_path": tmp_path / "out" / "link"}
+    first = str(append(PICKED, image, **out))
+    before = times(tmp_path / "out")
+    for existing in (Existing.REFUSED, Existing.UPDATED):
+        again = str(append(PICKED, image, existing=existing, **out))
+        assert again == first.replace("spec.json: 5 pairs", "spec.json: done already: 5 pairs")
+        assert times(tmp_path / "out") == before
+    assert not append(PICKED, image, existing=Existing.REPLACED, **out).done
+    assert times(tmp_path / "out") != before
+
+
+def test_pairs_added_to_their_own_spec_again_are_done_already(append: Append, starts: Callable[[], Starts]) -> None:
+    append(TABLE)
+    kept = [pair(x, 0, 3) for x in (0, 16, 32, 48)]
+    assert append(TABLE, kept=kept).done
+    assert len(starts()) == 4
+
+
+def test_other_content_is_refused_with_the_numbers_of_pairs(append: Append, tmp_path: Path) -> None:
+    image = image_layer(tmp_path)
+    append(TABLE, image, link_path=tmp_path / "link")
+    before = times(tmp_path)
+    unwritten = [str(tmp_path), str(tmp_path / "spec.json"), str(tmp_path / "link")]
+    for options, name in [
+        ({}, "spec.json"),
+        ({"dst_spec_path": tmp_path / "new", "link_path": tmp_path / "link"}, "link"),
+    ]:
+        with pytest.raises(UsageError) as caught:
+            append("x,y,z\n0,0,3\n", image, **options)
+        assert str(caught.value) == (
+            f"{tmp_path / name} is there already, with other content (4 pairs there, 1 now): "
+            "--update or --overwrite replaces it, or take another name"
+        )
+    after = times(tmp_path)
+    assert [after[name] for name in unwritten] == [before[name] for name in unwritten]
+
+
+def test_an_update_replaces_only_what_differs(append: Append, sources: Sources, tmp_path: Path) -> None:
+    image = image_layer(tmp_path)
+    append(TABLE, image, link_path=tmp_path / "link")
+    (tmp_path / "link").write_text("of another spec")
+    before = times(tmp_path)
+    assert append(TABLE, image, link_path=tmp_path / "link", existing=Existing.UPDATED).done
+    after = times(tmp_path)
+    assert after[str(tmp_path / "spec.json")] == before[str(tmp_path / "spec.json")]
+    assert after[str(tmp_path / "link")] != before[str(tmp_path / "link")]
+    assert not append("x,y,z\n0,0,3\n", image, existing=Existing.UPDATED).done
+    assert sources() == [[0, 0, 3]]
+
+
+@pytest.mark.parametrize("ending", ["", " ", "more"])
+def test_a_spec_of_which_the_end_differs_is_not_done(ending: str, append: Append, tmp_path: Path) -> None:
+    append(TABLE)
+    text = (tmp_path / "spec.json").read_text()
+    (tmp_path / "spec.json").write_text(text + ending if ending else text[:-1])
+    with pytest.raises(UsageError, match="with other content"):
+        append(TABLE)
+
+
+def test_a_missing_folder_is_made_if_its_parent_is_there(append: Append, tmp_path: Path) -> None:
+    out = {"dst_spec_path": tmp_path / "specs" / "spec.json", "link_path": tmp_path / "links" / "link"}
+    append(TABLE, volume_resolution=(4.0, 4.0, 40.0), **out)
+    assert read_spec(tmp_path / "specs" / "spec.json").starts().shape == (4, 2, 3)
+    assert (tmp_path / "links" / "link").exists()
 
 
 @pytest.mark.parametrize(("link", "spec"), [("there", "spec.json"), ("link", "there"), ("there", "there")])
@@ -544,8 +745,8 @@ def test_what_is_there_is_not_replaced(link: str, spec: str, append: Append, tmp
 @pytest.mark.parametrize(
     ("link", "spec", "said"),
     [
-        ("none/link", "spec.json", "none: no such folder"),
-        ("link", "none/spec.json", "none: no such folder"),
+        ("none/none/link", "spec.json", "none/none: no such folder, nor is there .*/none to make it in"),
+        ("link", "none/none/spec.json", "none/none: no such folder, nor is there .*/none to make it in"),
         ("folder", "spec.json", "folder is a folder: want a file's name"),
         ("link", "folder", "folder is a folder: want a file's name"),
         ("folder/../both", "both", "both is to be both the spec and the link"),
@@ -556,7 +757,13 @@ def test_of_two_files_neither_is_written_where_one_cannot_be(
 ) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match=said):
-        append(TABLE, image_layer(tmp_path), link_path=tmp_path / link, dst_spec_path=tmp_path / spec, overwrite=True)
+        append(
+            TABLE,
+            image_layer(tmp_path),
+            link_path=tmp_path / link,
+            dst_spec_path=tmp_path / spec,
+            existing=Existing.REPLACED,
+        )
     assert written(tmp_path) == {"folder"}
 
 

@@ -108,7 +108,7 @@ def test_an_example_in_json_is_what_it_looks_like(block: Block, command: Command
         check_levels(parse_spec(block.text.encode()))
         assert read_spec(put_json(tmp_path / "spec.json", example), template=True).max_mip == example["max_mip"]
         return
-    template = put_json(tmp_path / "template.json", spec_of(image_layer(tmp_path), pairs=[]))
+    template = put_json(tmp_path / "template.json", spec_of(_wide_layer(tmp_path), pairs=[]))
     if "layers" in example:
         done = _create_spec(command, template, "--points_path", put_json(tmp_path / "state.json", example))
         assert "1 point and 1 line" in done
@@ -123,9 +123,18 @@ def test_an_example_in_json_is_what_it_looks_like(block: Block, command: Command
         assert done.startswith("spec.json: 0 pairs")
 
 
+def _wide_layer(folder: Path) -> str:
+    """A layer that says that it holds all places of the examples; nothing is read from it."""
+    path = image_layer(folder)
+    info = json.loads((folder / "image" / "info").read_text())
+    info["scales"][0]["size"] = [4096, 4096, 64]
+    put_json(folder / "image" / "info", info)
+    return path
+
+
 @pytest.mark.parametrize("block", [b for page in PAGES for b in blocks(page, "csv")], ids=lambda block: block.where)
 def test_an_example_of_a_table_is_read(block: Block, command: Command, tmp_path: Path) -> None:
-    template = put_json(tmp_path / "template.json", spec_of(image_layer(tmp_path), pairs=[]))
+    template = put_json(tmp_path / "template.json", spec_of(_wide_layer(tmp_path), pairs=[]))
     points = tmp_path / "points.csv"
     points.write_text(block.text, encoding="utf-8")
     collections = block.text.count("Line Strip")

@@ -91,13 +91,17 @@ def test_python_without_asserts_gives_the_same(
     assert done.stderr == f"create_spec: error: {tmp_path / 'missing.csv'}: No such file or directory\n"
 
 
-def test_finished_output_is_not_replaced_unless_told(
-    script: Script, fails: Fails, template: Path, points: Path, tmp_path: Path
+@pytest.mark.parametrize("option", ["--update", "--overwrite"])
+def test_other_output_is_not_replaced_unless_told(
+    option: str, script: Script, fails: Fails, template: Path, points: Path, tmp_path: Path
 ) -> None:
     arguments = spec_arguments(template, points, tmp_path / "spec.json")
     assert script("create_spec.py", *arguments).returncode == 0
-    assert "--overwrite" in fails(2, "create_spec.py", *arguments)
-    assert script("create_spec.py", *arguments, "--overwrite").returncode == 0
+    again = script("create_spec.py", *arguments)
+    assert again.returncode == 0
+    assert again.stdout.startswith(f"{tmp_path / 'spec.json'}: done already: ")
+    assert "--update or --overwrite" in fails(2, "create_spec.py", *arguments, "--permute_pairs")
+    assert script("create_spec.py", *arguments, "--permute_pairs", option).returncode == 0
 
 
 @pytest.mark.parametrize(

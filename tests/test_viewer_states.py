@@ -1,18 +1,32 @@
 """Viewer states and links: those that Neuroglancer's own package makes, those of the past, and those refused."""
 
 import json
+import shlex
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import msgspec
 import neuroglancer
 import numpy as np
 import pytest
-from small_jobs import Json, line, point, spec_of
+from small_jobs import Json, image_layer, line, point, spec_of
 
 from curation.annotations.model import Annotations, Shape
-from curation.annotations.viewer_states import PICTURE, read_link, read_state, write_state
+from curation.annotations.viewer_states import (
+    PICTURE,
+    command_to_serve,
+    commands_to_serve,
+    read_link,
+    read_state,
+    state_file,
+)
 from curation.errors import UsageError
 from curation.spec import Note, Spec, parse_spec
 
@@ -203,7 +217,7 @@ def test_pictures_of_lines_are_ignored(saved: Path) -> None:
 def test_one_of_several_layers_is_chosen_by_name(saved: Path) -> None:
     content = state(layer(point(1, 2, 3), name="a"), layer(point(4, 5, 6), name="b"), layer(name="c"))
     assert read(saved, content, "b").ends[0, 0].tolist() == [4, 5, 6]
-    assert refusal(saved, content) == "several layers hold annotations: choose one of 'a', 'b'"
+    assert refusal(saved, content) == "several layers hold annotations: choose one with --layer, of 'a', 'b'"
 
 
 def test_only_layer_with_annotations_needs_no_name(saved: Path) -> None:
@@ -431,7 +445,7 @@ SPEC = parse_spec(json.dumps(spec_of("gs://bucket/em", pairs=[])).encode())  # 3
 
 def written(path: Path, spec: Spec = SPEC, starts: np.ndarray = STARTS, **more: Any) -> neuroglancer.ViewerState:
     """What Neuroglancer's own package makes of the state that is written."""
-    write_state(path, spec, starts, **{"notes": {}, "resolution": (4.0, 4.0, 40.0), "overwrite": False, **more})
+    path.write_text(state_file(path, spec, starts, **{"notes": {}, "resolution": (4.0, 4.0, 40.0), **more}))
     text = path.read_text().strip()
     return neuroglancer.parse_url(text) if text.startswith("http") else neuroglancer.ViewerState(json.loads(text))
 
@@ -490,12 +504,81 @@ def test_descriptions_are_shown(tmp_path: Path) -> None:
         ("gs://bucket/em", "precomputed://gs://bucket/em"),
         ("https://host/em", "precomputed://https://host/em"),
         ("precomputed://s3://bucket/em", "precomputed://s3://bucket/em"),
-        ("zarr2://file:///em", "zarr2://file:///em"),
+        ("zarr2://gs://bucket/em", "zarr2://gs://bucket/em"),
+        ("file:///em", "precomputed://http://localhost:1337"),  # a browser reads no files
+        ("zarr2://file:///em", "zarr2://http://localhost:1337"),
     ],
 )
 def test_the_image_is_where_the_spec_says(path: str, source: str, tmp_path: Path) -> None:
     spec = parse_spec(json.dumps(spec_of(path, pairs=[])).encode())
     assert written(tmp_path / "state.json", spec).layers["image"].source[0].url == source
+
+
+def test_masks_and_the_field_are_shown_each_volume_from_its_own_server(tmp_path: Path) -> None:
+    mask = {"path": "file:///mask", "src_mip": 0}
+    content = spec_of("file:///em", "file:///field", pairs=[])
+    content["masks"] = [
+        {**mask, "threshold": 128},
+        {**mask, "threshold": 0.5},
+        {**mask, "path": "gs://b/m", "threshold": 1},
+    ]
+    spec = parse_spec(json.dumps(content).encode())
+    layers = {layer.name: layer for layer in written(tmp_path / "state.json", spec).layers}
+    assert list(layers) == ["image", "field", "mask 0", "mask 1", "mask 2", "boxes", "pairs"]
+    local = "precomputed://http://localhost:"
+    assert [layers[name].source[0].url for name in ("image", "field", "mask 0", "mask 1", "mask 2")] == [
+        *(f"{local}{port}" for port in (1337, 1338, 1339, 1339)),
+        "precomputed://gs://b/m",
+    ]
+    assert [layer.visible for layer in layers.values()] == [True, False, True, True, True, True, True]
+    assert all(layers[name].layer.type == "image" for name in ("field", "mask 0", "mask 1"))
+    assert ">= 128.0)" in layers["mask 0"].shader
+    assert ">= 0.5)" in layers["mask 1"].shader
+    assert commands_to_serve(spec) == [
+        command_to_serve("file:///em", 1337),
+        command_to_serve("file:///field", 1338),
+        command_to_serve("file:///mask", 1339),
+    ]
+
+
+def test_the_view_opens_on_the_first_box_and_the_list_of_pairs(tmp_path: Path) -> None:
+    spec = msgspec.structs.replace(SPEC, dst_mip=2)  # 128 x 64 voxels
+    made = written(tmp_path / "state.json", spec)
+    assert list(made.position) == [16 + 64, -32 + 32, 3.5]
+    assert made.cross_section_scale == 0.128  # voxels in a pixel of the screen, 1000 of which show the box
+    assert (made.selected_layer.layer, made.selected_layer.visible) == ("pairs", True)
+    assert made.layers["pairs"].tab == "annotations"
+    # the scale counts in what is thinnest: z here; and y is the larger side
+    made = written(tmp_path / "state.json", spec, resolution=(4.0, 16.0, 2.0))
+    assert made.cross_section_scale == 64 * 16 / 2 / 1000
+
+
+def test_the_command_serves_a_folder_to_pages_of_other_sites(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "so" ü'
+    image = image_layer(folder)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = shlex.split(command_to_serve(image, port))
+    assert words[:2] == ["python", "-c"]
+    sizes = {"info": (folder / "image" / "info").stat().st_size, "4_4_40/0-64_0-64_0-1": 64 * 64}
+    with subprocess.Popen([sys.executable, *words[1:]], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server:
+        try:
+            for name, size in sizes.items():
+                with _answer(f"http://localhost:{port}/{name}") as answer:
+                    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+                    assert len(answer.read()) == size
+        finally:
+            server.kill()
+
+
+def _answer(url: str) -> Any:
+    for _ in range(300):  # until the server has begun
+        try:
+            return urlopen(url, timeout=10)
+        except (ConnectionError, URLError):
+            time.sleep(0.1)
+    raise TimeoutError(url)
 
 
 def test_a_link_is_one_line_that_can_be_clicked(tmp_path: Path) -> None:
@@ -517,12 +600,3 @@ def test_what_is_written_is_read_as_the_same_pairs(saved: Path) -> None:
 def test_no_pairs_are_a_state_too(saved: Path) -> None:
     made = written(saved, starts=np.empty((0, 2, 3), np.int64))
     assert [len(made.layers[name].annotations) for name in ("boxes", "pairs")] == [0, 0]
-
-
-def test_a_state_that_is_there_is_replaced_only_if_told(saved: Path) -> None:
-    saved.write_text("precious")
-    with pytest.raises(UsageError, match="is there already"):
-        written(saved)
-    assert saved.read_text() == "precious"
-    assert len(written(saved, overwrite=True).layers) == 3
-    assert list(saved.parent.iterdir()) == [saved]

@@ -39,7 +39,7 @@ class Annotations:
 
     shapes: (P,) uint8, of `Shape`. coordinates: (P, 2, R) float64, in `space`: a point or an ellipsoid's centre (both
     ends alike), a line's ends, a box's opposite corners. notes: by index, only those that say something. origin: what
-    they were read from, for messages.
+    they were read from, for messages. may_say_units: whether sources of this kind say their units, as a rule.
     """
 
     shapes: np.ndarray
@@ -47,6 +47,7 @@ class Annotations:
     space: Space
     notes: Mapping[int, Note]
     origin: str
+    may_say_units: bool = True
 
     @property
     def resolution(self) -> Resolution | None:

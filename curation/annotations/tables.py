@@ -20,7 +20,7 @@ import math
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import chain
 from typing import TextIO
@@ -66,7 +66,8 @@ def read_table(path: str) -> Annotations:
         raise UsageError(f"{path}: no points below the header")
     ends = np.frombuffer(numbers).reshape(-1, 2, 3)
     kinds = np.frombuffer(shapes, np.uint8)
-    return gathered(path, kinds, ends, plain_space(None), notes, lambda index: f"annotation {index}")
+    annotations = gathered(path, kinds, ends, plain_space(None), notes, lambda index: f"annotation {index}")
+    return replace(annotations, may_say_units=False)
 
 
 def _rows(file: TextIO) -> Iterator[tuple[Placed, Note | None]]:

@@ -8,9 +8,11 @@ the layer source's transform, the state's dimensions, and in states of before 20
 size.
 """
 
+import json
 import re
+import shlex
 from array import array
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.parse import quote, unquote
@@ -19,7 +21,7 @@ import msgspec
 import numpy as np
 
 from ..errors import UsageError
-from ..files import PathLike, written_whole
+from ..files import PathLike
 from ..spec import Note, Spec
 from .coordinate_spaces import Resolution, Space, plain_space, resolution_nm, space_before, space_of
 from .model import Annotations, Shape, gathered, shown
@@ -160,7 +162,8 @@ def _choose(layers: Sequence[tuple[str, _Json]], wanted: str | None) -> tuple[st
     if chosen and (wanted is not None or len(chosen) == 1):
         return chosen[0]
     if chosen:
-        raise UsageError(f"several layers hold annotations: choose one of {', '.join(repr(name) for name, _ in held)}")
+        names = ", ".join(repr(name) for name, _ in held)
+        raise UsageError(f"several layers hold annotations: choose one with --layer, of {names}")
     there = ", ".join(_described(name, layer) for name, layer in layers) or "none"
     which = "no layer" if wanted is None else f"no layer {wanted!r}"
     raise UsageError(f"{which} that holds annotations; the layers are: {there}")
@@ -315,24 +318,55 @@ def _is_text(value: Any) -> TypeGuard[str]:
 # From pairs to a state
 
 VIEWER = "https://neuroglancer-demo.appspot.com/#!"
+VIEW_PIXELS = 1000  # of the screen, for the larger side of a box
+FIRST_PORT = 1337
+
+_MASK_SHADER = """void main() {
+  if (float(toRaw(getDataValue())) >= %r) emitRGBA(vec4(1.0, 0.2, 0.2, 0.5));
+  else emitTransparent();
+}
+"""
+_FIELD_SHADER = """#uicontrol invlerp y(range=[-64, 64], channel=0)
+#uicontrol invlerp x(range=[-64, 64], channel=1)
+void main() {
+  emitRGB(vec3(x(), y(), 0.5));
+}
+"""
 
 
-def write_state(
-    path: PathLike,
-    spec: Spec,
-    starts: np.ndarray,
-    notes: Mapping[int, Note],
-    resolution: Resolution,
-    overwrite: bool,
-) -> None:
-    """Write a state that shows pairs: to NAME.json as JSON, to another name as a link that opens it.
+def state_file(
+    path: PathLike, spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolution: Resolution
+) -> str:
+    """The text of a file that shows pairs: for NAME.json a state as JSON, for another name a link that opens it.
 
     starts: (N, 2, 3) MIP-0 voxels. resolution: a voxel's nm. The layer `pairs` holds a line from each source to its
     target; read back, these are the same pairs. `boxes` only shows what they stand for.
     """
     state = msgspec.json.encode(_state_of(spec, starts, notes, resolution)).decode()
-    with written_whole(path, overwrite) as file:
-        file.write((state if str(path).endswith(".json") else VIEWER + quote(state, safe="~@/:,{}[]'!()*")) + "\n")
+    return (state if str(path).endswith(".json") else VIEWER + quote(state, safe="~@/:,{}[]'!()*")) + "\n"
+
+
+def commands_to_serve(spec: Spec) -> list[str]:
+    """The commands that let a browser read the spec's local volumes, where the state looks for them."""
+    return [command_to_serve(_folder(path), port) for path, port in _ports(spec).items()]
+
+
+def command_to_serve(folder: str, port: int) -> str:
+    """The command that serves a folder, `file://...`, at http://localhost:PORT, to pages of other sites too."""
+    code = f"from cloudvolume.server import view; view({json.dumps(folder, ensure_ascii=False)}, port={port})"
+    return f"python -c {shlex.quote(code)}"
+
+
+def _ports(spec: Spec) -> dict[str, int]:
+    """The ports at which the state looks for local volumes, by their paths: a browser reads no file://."""
+    shown = [spec.image.path, *([spec.field.path] if spec.field else []), *(mask.path for mask in spec.masks)]
+    local = dict.fromkeys(path for path in shown if _folder(path).startswith("file://"))
+    return {path: FIRST_PORT + index for index, path in enumerate(local)}
+
+
+def _folder(path: str) -> str:
+    """A cloud path without the format before it: `gs://...` for `zarr2://gs://...`."""
+    return path if path.count("://") < 2 else path.partition("://")[2]
 
 
 def _state_of(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolution: Resolution) -> _Json:
@@ -348,20 +382,41 @@ def _state_of(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolut
         }
         for start in np.unique(starts.reshape(-1, 3), axis=0).tolist()
     ]
-    source = spec.image.path if spec.image.path.count("://") > 1 else f"precomputed://{spec.image.path}"
     state: _Json = {
         "dimensions": dimensions,
         "layers": [
-            {"type": "image", "source": source, "name": "image"},
+            *_volume_layers(spec),
             _annotation_layer("boxes", dimensions, boxes, "#80d0ff"),
-            _annotation_layer("pairs", dimensions, lines, "#ffe040"),
+            {**_annotation_layer("pairs", dimensions, lines, "#ffe040"), "tab": "annotations"},
         ],
         "selectedLayer": {"visible": True, "layer": "pairs"},
         "layout": "xy",
     }
     if len(starts):
-        state["position"] = _in_section(starts[0, 0].tolist())
+        x_size, y_size = spec.box_size()
+        x, y, z = starts[0, 0].tolist()
+        state["position"] = _in_section([x + x_size / 2, y + y_size / 2, z])
+        # It counts in voxels as wide as they are along the axis where they are thinnest: src/navigation_state.ts.
+        side = max(x_size * resolution[0], y_size * resolution[1]) / min(resolution)
+        state["crossSectionScale"] = float(f"{side / VIEW_PIXELS:.12g}")
     return state
+
+
+def _volume_layers(spec: Spec) -> Iterator[_Json]:
+    """The volumes: the image, the field, which is hidden, and where the masks mask."""
+    ports = _ports(spec)
+
+    def layer(name: str, path: str, **more: Any) -> _Json:
+        folder = _folder(path)
+        format = path.removesuffix(folder) or "precomputed://"
+        source = f"http://localhost:{ports[path]}" if path in ports else folder
+        return {"type": "image", "source": format + source, "name": name, **more}
+
+    yield layer("image", spec.image.path)
+    if spec.field is not None:
+        yield layer("field", spec.field.path, shader=_FIELD_SHADER, opacity=1, visible=False)
+    for index, mask in enumerate(spec.masks):
+        yield layer(f"mask {index}", mask.path, shader=_MASK_SHADER % mask.threshold, opacity=1)
 
 
 def _annotation_layer(name: str, dimensions: _Json, annotations: list[_Json], color: str) -> _Json:
@@ -382,7 +437,7 @@ def _line(index: int, source: list[int], target: list[int], note: Note | None) -
     return line
 
 
-def _in_section(start: list[int]) -> list[float]:
-    """A box's start as a place in the middle of its section: at its edge it would be shown in the section before."""
+def _in_section(start: Sequence[float]) -> list[float]:
+    """A place of a section as one in the middle of its section: at its edge it would be shown in the section before."""
     x, y, z = start
     return [x, y, z + 0.5]

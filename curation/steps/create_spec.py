@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -11,12 +10,15 @@ from ..annotations.coordinate_spaces import Resolution, in_nm
 from ..annotations.model import Annotations
 from ..annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from ..annotations.read import read_annotations
-from ..annotations.viewer_states import write_state
 from ..errors import UsageError, WorkError
-from ..files import PathLike, check_folder, check_new
-from ..pair_selection import choose, narrow, read_excluded_pairs
-from ..spec import FARTHEST, Spec, read_spec, write_spec
+from ..files import Existing, PathLike
+from ..pair_selection import choose, narrow, offsets_text, pairs_text, read_excluded_pairs
+from ..spec import FARTHEST, Spec, read_spec
 from ..volumes.extent import Extent, read_extent
+from .pair_files import check_paths, link_file, link_remarks, spec_of_pairs, write_pair_files
+
+# By which x and y of points may be off that were picked at another MIP, the likelier first.
+FACTORS = tuple(2.0**power for steps in range(1, 6) for power in (-steps, steps))
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,20 @@ class CreateSpecOptions:
     max_pairs: int | None = None
     seed: int = 0
     link_path: PathLike | None = None
-    overwrite: bool = False
+    existing: Existing = Existing.REFUSED
 
 
 @dataclass(frozen=True)
 class CreatedSpec:
-    """What `create_spec` did, for its summary line.
+    """What `create_spec` did, for its summary.
 
-    idle: annotations all of whose pairs were there already. excluded: pairs that are among the `listed`, those of the
-    exclusion file, if there is one. outside: a sentence, or empty.
+    done: whether the spec was there already, just as the command makes it. idle: annotations all of whose pairs were
+    there already. excluded: pairs that are among the `listed`, those of the exclusion file, if there is one. remarks:
+    what there is to say of units, of places outside a volume, and of the link.
     """
 
     path: PathLike
+    done: bool
     annotations: str
     idle: int
     kept_pairs: int
@@ -61,11 +65,11 @@ class CreatedSpec:
     excluded: int
     listed: int | None
     not_drawn: int
-    outside: str
+    remarks: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.kept_pairs + self.new_pairs} pairs, {self.new_pairs} of them new"
-        text += f" from {self.annotations}"
+        text = f"{self.path}: done already: " if self.done else f"{self.path}: "
+        text += f"{self.kept_pairs + self.new_pairs} pairs, {self.new_pairs} of them new from {self.annotations}"
         if self.idle:
             text += f"; {self.idle} of these add nothing new"
         if self.repeated_pairs:
@@ -74,13 +78,13 @@ class CreatedSpec:
             text += f"; {self.excluded} excluded pairs left out, of {self.listed} listed"
         if self.not_drawn:
             text += f"; {self.not_drawn} more were not drawn"
-        return f"{text}\n{self.outside}" if self.outside else text
+        return "\n".join([text, *self.remarks])
 
 
 def create_spec(options: CreateSpecOptions) -> CreatedSpec:
     """Write the source spec with the pairs of all annotations appended, none of them twice."""
     check_offsets(options.offsets)
-    _check_destinations(options)
+    check_paths(options.dst_spec_path, options.link_path)
     spec = read_spec(options.src_spec_path, template=True)
     excluded = np.empty((0, 2, 3), np.int64)
     if options.exclude_path is not None:
@@ -89,6 +93,15 @@ def create_spec(options: CreateSpecOptions) -> CreatedSpec:
     placing = _Placing(spec, annotations, options)
     ends = placing.ends()
     made, annotation_index = _narrow_pairs(pair_blocks(annotations.shapes, ends, _picking(spec, options)))
+    remarks = list(placing.remarks(ends))
+    can_be_cut = placing.can_be_cut(made)
+    if not can_be_cut.all():
+        lost = np.unique(made[~can_be_cut].reshape(-1, 6), axis=0).reshape(-1, 2, 3)
+        made, annotation_index = made[can_be_cut], annotation_index[can_be_cut]
+        text = f"a box of theirs lying wholly outside the volume: offsets {offsets_text(lost)}"
+        if not len(made):
+            raise UsageError("; ".join([f"{annotations.origin}: no new pair can be cut out, {text}", *remarks]))
+        remarks.insert(0, f"{pairs_text(len(lost))} left out, {text}")
     chosen = choose(excluded, spec.starts(), made, options.max_pairs, options.seed)
     kept_notes = spec.notes()
     notes = {place: kept_notes[index] for place, index in enumerate(chosen.kept.tolist()) if index in kept_notes}
@@ -96,12 +109,15 @@ def create_spec(options: CreateSpecOptions) -> CreatedSpec:
         picked = enumerate(annotation_index[chosen.new].tolist(), start=len(chosen.kept))
         notes |= {place: annotations.notes[index] for place, index in picked if index in annotations.notes}
     starts = np.concatenate([spec.starts()[chosen.kept], made[chosen.new]])
+    files = [spec_of_pairs(options.dst_spec_path, spec, starts, notes)]
     if options.link_path is not None:
-        write_state(options.link_path, spec, starts, notes, placing.volume_resolution(), options.overwrite)
-    write_spec(options.dst_spec_path, spec, starts, notes, options.overwrite)
+        files.append(link_file(options.link_path, spec, starts, notes, placing.volume_resolution()))
+        remarks += link_remarks(options.link_path, spec)
+    done = write_pair_files(files, options.existing)
     adds_pairs = np.bincount(annotation_index[chosen.distinct], minlength=len(ends)) > 0
     return CreatedSpec(
         path=options.dst_spec_path,
+        done=done[0],
         annotations=counted(annotations),
         idle=len(ends) - int(adds_pairs.sum()),
         kept_pairs=len(chosen.kept),
@@ -110,7 +126,7 @@ def create_spec(options: CreateSpecOptions) -> CreatedSpec:
         excluded=chosen.excluded,
         listed=None if options.exclude_path is None else len(excluded),
         not_drawn=len(chosen.distinct) - len(chosen.new),
-        outside=placing.outside(ends),
+        remarks=tuple(remarks),
     )
 
 
@@ -118,18 +134,6 @@ def _narrow_pairs(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[np.n
     """All blocks' pairs, (N, 2, 3), and the index of each one's annotation, (N,), in half the space where they fit."""
     pairs, annotation_index = zip(*((narrow(block), of.astype(np.int32)) for block, of in blocks), strict=True)
     return np.concatenate(pairs), np.concatenate(annotation_index)
-
-
-def _check_destinations(options: CreateSpecOptions) -> None:
-    """Refuse what cannot be written, before either file is: the one would stay without the other."""
-    paths = [Path(path) for path in (options.dst_spec_path, options.link_path) if path is not None]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError(f"{paths[0]} is to be both the spec and the link: take another name for one of them")
-    for path in paths:
-        check_new(path, options.overwrite)
-        check_folder(path.parent)
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: want a file's name")
 
 
 def _picking(spec: Spec, options: CreateSpecOptions) -> Picking:
@@ -143,19 +147,16 @@ def _picking(spec: Spec, options: CreateSpecOptions) -> Picking:
 
 
 class _Placing:
-    """Brings annotations into the image volume's voxels. The volume is asked once, and only where it must be there."""
+    """Brings annotations into the image volume's voxels. Each volume is asked once; it need not be there."""
 
     def __init__(self, spec: Spec, annotations: Annotations, options: CreateSpecOptions) -> None:
-        self._path = spec.image.path
+        self._size = spec.box_size()
         self._annotations = _in_units(annotations, options.points_resolution)
         self._say_their_units = annotations.resolution is not None
         self._given = options.volume_resolution
-        self._extent: Extent | None = None
-        self._why = ""
-        try:
-            self._extent = read_extent(self._path)
-        except (UsageError, WorkError) as error:
-            self._why = str(error)
+        self._extent, self._why = _extent(spec.image.path)
+        self._has_field = spec.field is not None
+        self._field_extent, self._why_no_field = _extent(spec.field.path) if spec.field is not None else (None, "")
 
     def volume_resolution(self) -> Resolution:
         """The image's, at MIP 0, in nm."""
@@ -170,37 +171,76 @@ class _Placing:
             return self._annotations.ends
         return self._annotations.in_voxels(self.volume_resolution())
 
-    def outside(self, ends: np.ndarray) -> str:
-        """What to say of annotations that do not begin in the image volume; nothing if all do."""
+    def can_be_cut(self, pairs: np.ndarray) -> np.ndarray:
+        """(N,) bool: which pairs, (N, 2, 3), have no box that lies wholly outside a volume whose place is known.
+
+        With a field only that volume's place is known in x and y: the field says where in the image a box is.
+        """
+        found = np.ones(pairs.shape[:2], bool)
+        if self._extent is not None:
+            met = self._extent.meets(pairs, self._size)
+            found &= met[..., 2] if self._has_field else met.all(axis=2)
+        if self._field_extent is not None:
+            found &= self._field_extent.meets(pairs, self._size).all(axis=2)
+        return np.asarray(found.all(axis=1))
+
+    def remarks(self, ends: np.ndarray) -> Iterator[str]:
+        """What to say of annotations whose units are not known, and of those that begin outside the image volume."""
+        if self._annotations.resolution is None and self._annotations.may_say_units:
+            yield (
+                "the annotations do not say their units, and were taken for MIP-0 voxels of the image: "
+                "--points_resolution X Y Z says that they are others"
+            )
         if self._extent is None:
-            return f"not checked whether they lie in the image volume: {self._why}"
-        first = np.floor(ends[:, 0])
-        away = ~self._extent.holds(first)
-        if not away.any():
-            return ""
-        index = int(away.argmax())
-        low, high = self._extent.start, self._extent.stop
-        text = f"{away.sum()} of them begin outside the image volume, {low} to {high}; the first: annotation {index}"
-        return f"{text} at {tuple(first[index].astype(int).tolist())}{self._likely(first)}"
+            yield f"not checked whether they lie in the image volume: {self._why}"
+        else:
+            first = np.floor(ends[:, 0])
+            away = ~self._extent.holds(first)
+            if away.any():
+                index = int(away.argmax())
+                count = f"{away.sum()} of {len(away)} annotations {'begins' if away.sum() == 1 else 'begin'}"
+                span = f"the image volume, {self._extent.start} to {self._extent.stop}"
+                where = f"annotation {index} at {tuple(first[index].astype(int).tolist())}"
+                yield f"{count} outside {span}; the first: {where}{self._likely(ends[:, 0])}"
+        if self._why_no_field:
+            yield f"not checked whether boxes lie in the field volume: {self._why_no_field}"
 
     def _likely(self, places: np.ndarray) -> str:
-        """The factor by which voxels of another size would explain it, where one of 2 to 32 does."""
-        if self._extent is None:
+        """What the units may be by which all places, (P, 3) voxels, would lie in the image: a sentence for each."""
+        sentences = [
+            f"If x and y are meant times {factor:g}, give {self._with_factor(factor)}."
+            for factor in FACTORS
+            if self._all_within(places * (factor, factor, 1))
+        ]
+        if not self._say_their_units and self._all_within(places * self._nm_per_unit() ** -1.0):
+            sentences.append("If they are in nanometres, give --points_resolution 1 1 1.")
+        if not sentences:
             return ""
-        for power in (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5):
-            factor = 2.0**power
-            if self._extent.holds(np.floor(places * (factor, factor, 1))).all():
-                meant = self._with_factor(factor)
-                return f". With x and y times {factor:g} all would lie in it: if that is meant, {meant}"
-        return ""
+        several = "Several units would bring" if sentences[1:] else "One change of units would bring"
+        return " ".join([f". {several} all of them into it.", *sentences])
+
+    def _all_within(self, places: np.ndarray) -> bool:
+        return self._extent is not None and bool(self._extent.holds(np.floor(places)).all())
+
+    def _nm_per_unit(self) -> np.ndarray:
+        """(3,): nm per unit of points that do not say it."""
+        return np.array(self._annotations.resolution or self.volume_resolution())
 
     def _with_factor(self, factor: float) -> str:
         """The option by which x and y would be times a factor: voxels are sized anew, where points say their units."""
-        x, y, z = self.volume_resolution()
         if self._say_their_units:
+            x, y, z = self.volume_resolution()
             return f"--volume_resolution {x / factor:.12g} {y / factor:.12g} {z:.12g}"
-        x, y, z = self._annotations.resolution or (x, y, z)
+        x, y, z = self._nm_per_unit().tolist()
         return f"--points_resolution {x * factor:.12g} {y * factor:.12g} {z:.12g}"
+
+
+def _extent(path: str) -> tuple[Extent | None, str]:
+    """A volume's extent, or why it cannot be read."""
+    try:
+        return read_extent(path), ""
+    except (UsageError, WorkError) as error:
+        return None, str(error)
 
 
 def _in_units(annotations: Annotations, said: Resolution | None) -> Annotations:

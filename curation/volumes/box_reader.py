@@ -237,13 +237,17 @@ def check_boxes(reader: BoxReader, starts: np.ndarray) -> None:
 
 
 def check_data(reader: BoxReader, starts: np.ndarray) -> None:
-    """Refuse volumes of image or field of which no chunk is there, where boxes are or elsewhere. starts: (B, 3)."""
+    """Refuse volumes of image or field of which no chunk is there, where boxes are or elsewhere.
+
+    starts: (B, 3); B may be 0.
+    """
     unique = np.unique(starts, axis=0)
-    some = unique[:: -(-len(unique) // PROBES)].tolist()
-    box = reader.box(some[len(some) // 2])
+    some = unique[:: max(1, -(-len(unique) // PROBES))].tolist()
+    box = reader.box((0, 0, 0))
     half = (box.x_size << box.mip) // 2, (box.y_size << box.mip) // 2
+    middle = len(some) // 2
     # The middle one first: it is likeliest to lie in tissue.
-    centres = [(x + half[0], y + half[1], z) for x, y, z in (some[len(some) // 2], *some)]
+    centres = [(x + half[0], y + half[1], z) for x, y, z in (*some[middle : middle + 1], *some)]
     named = {
         (volume.path, volume.mip): (name, volume)
         for name, volume in [

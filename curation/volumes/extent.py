@@ -25,6 +25,15 @@ class Extent:
         inside = np.logical_and(points >= np.array(self.start), points < np.array(self.stop))
         return np.asarray(inside.all(axis=1))
 
+    def meets(self, starts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """(..., 3) bool: along which axes boxes of one section overlap it.
+
+        starts: (..., 3) voxels. size: the boxes' (x, y) size in voxels.
+        """
+        # The volume is made larger rather than the boxes: of these there may be millions.
+        before = np.array(self.start) - (*size, 1)
+        return np.logical_and(starts > before, starts < np.array(self.stop))
+
 
 def read_extent(path: str) -> Extent:
     """The extent of the volume at a cloud path; `UsageError` or `WorkError` if it cannot be read. One attempt."""
