@@ -304,6 +304,23 @@ def test_shards_of_other_arguments_are_not_mixed(options: Callable[..., Generate
         generate_fields(options(model_params={"step": 3.0}))
 
 
+def test_shards_of_code_behind_a_link_that_changed_are_not_mixed(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    shared = made_folder(tmp_path / "shared")
+    (shared / "weights.py").write_text("STEP = 1.0")
+    folder = module(tmp_path / "pyramid") / "1_mip3in_shift"
+    (folder / "net").symlink_to(shared)
+    (shared / "again").symlink_to(shared)  # which must not be followed for ever
+    (folder / "create.py").write_text(
+        "from net.weights import STEP\n" + SHIFTING.replace("src_agg_field, step", "src_agg_field, STEP")
+    )
+    generate_fields(options())
+    (shared / "weights.py").write_text("STEP = 2.0")
+    with pytest.raises(UsageError, match=r"h5: made with another module"):
+        generate_fields(options())
+
+
 def test_shards_depend_on_the_number_of_pairs_alone() -> None:
     assert missing_shards([], 3) == [Shard(0, 1), Shard(1, 2), Shard(2, 3)]
     assert [shard_size(pairs) for pairs in (1, 32, 63, 64, 320, 10**6)] == [1, 1, 1, 2, 10, 16]
