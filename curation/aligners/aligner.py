@@ -47,7 +47,7 @@ class Aligner:
             self._takes = _keywords(self._model)
         except UsageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise WorkError(f"{module.folder}: could not be loaded: {_text(error)}") from error
 
     def __call__(self, source: Any, target: Any, prior: Any) -> Any:
@@ -63,9 +63,11 @@ class Aligner:
         images = [self._tensor(image)[None, None] for image in (source, target)]
         try:
             given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
-        except Exception as error:
+            return self._field(given, source.shape)
+        except WorkError:
+            raise
+        except (Exception, SystemExit) as error:  # a module that ends the program has not made its field
             raise WorkError(f"{self._name}: {_text(error)}") from error
-        return self._field(given, source.shape)
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -161,5 +163,5 @@ def _parameters(function: Callable[..., Any]) -> "set[str] | _Everything":
     return set(parameters)
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"
