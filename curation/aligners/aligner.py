@@ -8,11 +8,13 @@ import contextlib
 import importlib.util
 import inspect
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import UsageError, WorkError
@@ -39,11 +41,12 @@ class Aligner:
         self._name = module.folder
         self._device = torch.device(device)
         try:
-            if create_path(module).exists():
-                model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS, **params})
-            else:
-                model = _load_script(script_path(module, checkpoint_name), self._device)
-            self._model = _placed(model, self._device)
+            with _seeded(self._device):
+                if create_path(module).exists():
+                    model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS, **params})
+                else:
+                    model = _load_script(script_path(module, checkpoint_name), self._device)
+                self._model = _placed(model, self._device)
             self._takes = _keywords(self._model)
         except UsageError:
             raise
@@ -62,7 +65,8 @@ class Aligner:
         }
         images = [self._tensor(image)[None, None] for image in (source, target)]
         try:
-            given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
+            with _seeded(self._device):
+                given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
             return self._field(given, source.shape)
         except WorkError:
             raise
@@ -84,6 +88,24 @@ class Aligner:
         plain = given.detach().as_subclass(torch.Tensor)[0]
         # A copy, and the only one: the module may write to its own again while this is stored.
         return plain.to("cpu", torch.float32, copy=True).numpy()
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """Random numbers begin anew, so that a field does not depend on which worker makes it, nor on the pairs before it.
+
+    Afterwards they go on as if nothing had been: this process may be another program's.
+    """
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def _load_script(path: Path, device: torch.device) -> Any:
