@@ -1,6 +1,7 @@
 """The scripts as commands: help, summaries, exit codes and messages."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from small_jobs import stretch_arguments
 from volumes_made import make_layer
 
 from curation import cli
+from curation.steps.verify_dataset import faults
 
 SCRIPTS = ("create_spec.py", "make_dataset.py", "download_image.py", "generate_fields.py", "concat_fields.py")
 
@@ -89,6 +91,26 @@ def test_python_without_asserts_gives_the_same(
     done = script("create_spec.py", *arguments, PYTHONOPTIMIZE=optimised)
     assert done.returncode == 2
     assert done.stderr == f"create_spec: error: {tmp_path / 'missing.csv'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_streams_that_are_closed_are_done_without(closed: str, workers: int, volume: str, tmp_path: Path) -> None:
+    stretch = stretch_arguments(volume, tmp_path, mips="0", patch_sizes="32")
+    command = [sys.executable, ROOT / "download_image.py", *stretch, "--parallel", workers]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(map(str, command))} {closed}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("*.h5")
+    assert list(faults(made)) == []
+
+
+def test_a_name_that_the_output_cannot_show_is_shown_all_the_same(script: Script, volume: str, tmp_path: Path) -> None:
+    folder = tmp_path / "\u65e5"
+    folder.mkdir()
+    stretch = stretch_arguments(volume, folder, mips="0", patch_sizes="32")
+    done = script("download_image.py", *stretch, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert r"\u65e5" in done.stdout
 
 
 def test_finished_output_is_not_replaced_unless_told(
