@@ -104,6 +104,15 @@ def test_streams_that_are_closed_are_done_without(closed: str, workers: int, vol
     assert list(faults(made)) == []
 
 
+def test_a_temporary_folder_may_have_a_path_too_long_for_a_socket(script: Script, volume: str, tmp_path: Path) -> None:
+    folder = tmp_path / ("job" * 40)
+    folder.mkdir()
+    stretch = stretch_arguments(volume, tmp_path, mips="0", patch_sizes="32")
+    done = script("download_image.py", *stretch, "--parallel", 2, TMPDIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    assert list(folder.iterdir()) == []
+
+
 def test_a_name_that_the_output_cannot_show_is_shown_all_the_same(script: Script, volume: str, tmp_path: Path) -> None:
     folder = tmp_path / "\u65e5"
     folder.mkdir()
