@@ -130,6 +130,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def threshold(text: str) -> float:
+    """A number to compare values with, which NaN is not: no value is at least NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number that values can be compared with")
+    return value
+
+
 def triple(values: list[float] | None) -> tuple[float, float, float] | None:
     """Three values of an option, if it was given."""
     if values is None:

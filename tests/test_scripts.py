@@ -185,6 +185,8 @@ def test_download_image_zeroes_defects(script: Script, volume: str, tmp_path: Pa
         ({"mips": "0 3"}, "has no MIP 3: it has 0, 1"),
         ({"mips": "0 0"}, "a MIP is there twice"),
         ({"mask_val": 3}, "--cv_path_defects and --mask_val go together"),
+        ({"x_offset": 2**70}, "--x_offset 1180591620717411303424 lies beyond any volume"),
+        ({"z_end": 10**12}, "more than 20,000,000 sections"),
     ],
 )
 def test_download_image_refuses(
@@ -205,6 +207,8 @@ def test_values_are_parsed_at_the_boundary() -> None:
         (cli.positive, "0"),
         (cli.level, "one"),
         (cli.decimals, "7"),
+        (cli.threshold, "nan"),
+        (cli.threshold, "high"),
         (cli.json_object, "[1]"),
         (cli.json_object, "{"),
     ]:
