@@ -47,6 +47,8 @@ class MakeDatasetOptions:
 
 def make_dataset(options: MakeDatasetOptions) -> Report | Plan:
     """Cut a spec's pairs out of its volumes; with `dry_run` only say what that would be."""
+    if "/" in (options.suffix or ""):
+        raise UsageError(f"--suffix {options.suffix}: want a tag of the field file's name, without /")
     spec = read_spec(options.spec_path)
     if options.to_layer:
         if options.min_valid is not None:
