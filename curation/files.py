@@ -20,6 +20,12 @@ def check_new(path: PathLike, overwrite: bool) -> None:
         raise UsageError(f"{path} is there already: take another name, or --overwrite to replace it")
 
 
+def check_name(path: PathLike) -> None:
+    """Refuse a folder where a file is to be written."""
+    if Path(path).is_dir():  # so is "", the folder one is in
+        raise UsageError(f"{path or '.'} is a folder: want a file's name")
+
+
 def check_folder(path: PathLike) -> None:
     """Refuse a folder that is missing or cannot be written to."""
     folder = Path(path)

@@ -152,3 +152,15 @@ def test_a_shard_that_changes_while_shards_are_joined_is_named(
     with pytest.raises(WorkError, match=r"0_10.h5: changed while shards were joined"):
         join()
     assert not (tmp_path / "joined.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "out"])
+def test_a_folder_as_the_destination_is_refused_before_anything_is_joined(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(folder, 0, 10)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"is a folder: want a file's name"):
+        concat_fields(str(folder), name, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "shards"]

@@ -19,7 +19,7 @@ from ..datasets.seal import SEAL
 from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
 from ..errors import UsageError, WorkError
-from ..files import check_folder, check_new, locked
+from ..files import check_folder, check_name, check_new, locked
 from ..provenance import provenance
 
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
@@ -66,6 +66,7 @@ class ReadShard:
 
 def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Joined:
     """Join the shards in a folder into one field file."""
+    check_name(dst_path)
     check_folder(Path(dst_path).parent)
     paths, strays = _find(Path(temp_dir))
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ from ..annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from ..annotations.read import read_annotations
 from ..annotations.viewer_states import write_state
 from ..errors import UsageError, WorkError
-from ..files import PathLike, check_folder, check_new
+from ..files import PathLike, check_folder, check_name, check_new
 from ..pair_selection import choose, narrow, read_excluded_pairs
 from ..spec import FARTHEST, Spec, read_spec, write_spec
 from ..volumes.extent import Extent, read_extent
@@ -128,8 +128,7 @@ def _check_destinations(options: CreateSpecOptions) -> None:
     for path in paths:
         check_new(path, options.overwrite)
         check_folder(path.parent)
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: want a file's name")
+        check_name(path)
 
 
 def _picking(spec: Spec, options: CreateSpecOptions) -> Picking:
