@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         "--patch_sizes", "--patch_size", required=True, nargs="+", type=cli.positive, help="pixels, one a MIP"
     )
     made.add_argument("--cv_path_defects", help="a volume of defects, read at the same MIPs")
-    made.add_argument("--mask_val", type=float, help="pixels whose defect value is at least this become 0")
+    made.add_argument("--mask_val", type=cli.threshold, help="pixels whose defect value is at least this become 0")
     made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
     made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")
     made.add_argument(

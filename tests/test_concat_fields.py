@@ -1,6 +1,7 @@
 """Joining shards: every pair exactly once, bit for bit."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from curation.datasets.chunks import encode
 from curation.datasets.layout import Layout
-from curation.datasets.writer import write_whole
-from curation.errors import UsageError
+from curation.datasets.writer import Writer, write_whole
+from curation.errors import UsageError, WorkError
 from curation.files import Existing
 from curation.steps.concat_fields import concat_fields
 
@@ -130,9 +131,51 @@ def test_a_file_of_other_shards_is_replaced_where_that_is_asked_for(
         assert '\\"module\\": \\"two\\"' in file.attrs["provenance"]
 
 
-def test_a_folder_is_no_file_to_write(folder: Path, tmp_path: Path) -> None:
+def test_there_may_be_more_shards_than_files_that_a_process_may_have_open(
+    folder: Path, join: Callable[[], h5py.File], limit_open_files: Callable[[int], None]
+) -> None:
+    for pair in range(60):
+        shard(folder, pair, pair + 1, pairs=60)
+    limit_open_files(20)
+    with join() as file:
+        assert file["main"][:].tobytes() == values(0, 60).tobytes()
+
+
+@pytest.fixture
+def limit_open_files() -> Iterator[Callable[[int], None]]:
+    """Lets this process open only so many more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit(more: int) -> None:
+        highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_shard_that_changes_while_shards_are_joined_is_named(
+    folder: Path, join: Callable[[], h5py.File], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shard(folder, 0, 10)
-    before = list(tmp_path.iterdir())
-    with pytest.raises(UsageError, match="is a folder: want the name of the field file"):
-        concat_fields(str(folder), str(tmp_path), Existing.REPLACED)
-    assert list(tmp_path.iterdir()) == before
+
+    def changing(path: Path, layout: Layout) -> Writer:
+        shard(folder, 0, 10, module="two")
+        return Writer(path, layout)
+
+    monkeypatch.setattr("curation.steps.concat_fields.Writer", changing)
+    with pytest.raises(WorkError, match=r"0_10.h5: changed while shards were joined"):
+        join()
+    assert not (tmp_path / "joined.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "out"])
+def test_a_folder_as_the_destination_is_refused_before_anything_is_joined(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(folder, 0, 10)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"is a folder: want a file's name"):
+        concat_fields(str(folder), name, Existing.REPLACED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "shards"]

@@ -221,6 +221,36 @@ def test_an_image_that_a_module_returns_and_writes_to_later_is_stored_as_it_was(
     np.testing.assert_array_equal(joined(options(), tmp_path), images[:, [0, 0]])
 
 
+# Weights that are drawn as the model is made, and noise that is drawn for each pair.
+RANDOM = """
+import random
+import numpy, torch
+
+def create():
+    weights = torch.randn(2)
+    def forward(src_img, tgt_img, src_agg_field=None):
+        noise = torch.rand(1, 2, *src_img.shape[2:]) + random.random() + numpy.random.random()
+        return src_agg_field + weights[:, None, None] + noise
+    return forward
+"""
+
+
+def test_random_numbers_are_the_same_whoever_runs_a_pair(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    module(tmp_path / "pyramid", create=RANDOM)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    alone = joined(options(), tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(8)
+    (tmp_path / "shards" / "2_3.h5").unlink()
+    np.testing.assert_array_equal(joined(options(), made_folder(tmp_path / "resumed")), alone)
+    shards = made_folder(tmp_path / "shards_of_two")
+    together = joined(options(temp_dir=str(shards), cpu_workers=2), made_folder(tmp_path / "together"))
+    np.testing.assert_array_equal(together, alone)
+
+
 @pytest.mark.parametrize("crop", ["start", "center"])
 def test_the_result_is_brought_to_a_finer_mip(
     crop: str, options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
@@ -369,6 +399,23 @@ def test_shards_of_other_arguments_are_not_mixed(options: Callable[..., Generate
     generate_fields(options())
     with pytest.raises(UsageError, match=r"h5: made with another model_params"):
         generate_fields(options(model_params={"step": 3.0}))
+
+
+def test_shards_of_code_behind_a_link_that_changed_are_not_mixed(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    shared = made_folder(tmp_path / "shared")
+    (shared / "weights.py").write_text("STEP = 1.0")
+    folder = module(tmp_path / "pyramid") / "1_mip3in_shift"
+    (folder / "net").symlink_to(shared)
+    (shared / "again").symlink_to(shared)  # which must not be followed for ever
+    (folder / "create.py").write_text(
+        "from net.weights import STEP\n" + SHIFTING.replace("src_agg_field, step", "src_agg_field, STEP")
+    )
+    generate_fields(options())
+    (shared / "weights.py").write_text("STEP = 2.0")
+    with pytest.raises(UsageError, match=r"h5: made with another module"):
+        generate_fields(options())
 
 
 def test_shards_depend_on_the_number_of_pairs_alone() -> None:

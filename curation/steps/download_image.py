@@ -14,10 +14,12 @@ from ..datasets.layout import Layout, image_name
 from ..errors import UsageError
 from ..files import Existing
 from ..provenance import provenance
-from ..spec import Mask, Spec, VolumeSpec
+from ..spec import FARTHEST, Mask, Spec, VolumeSpec
 from .box_job import BoxJob, OutputFile, plan_box_jobs, run_box_jobs
 from .box_work import RETRY_FOR_S, BoxWork, volumes_text
 from .report import Plan, Report
+
+MOST_SECTIONS = 2 * 10**7
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,13 @@ def stretch_starts(options: DownloadImageOptions) -> np.ndarray:
 
 
 def _check(options: DownloadImageOptions) -> None:
+    for name in ("z_start", "z_end", "x_offset", "y_offset"):
+        if abs(getattr(options, name)) > FARTHEST:
+            raise UsageError(f"--{name} {getattr(options, name)} lies beyond any volume")
     if options.z_start >= options.z_end:
         raise UsageError(f"--z_start {options.z_start} is not before --z_end {options.z_end}: no section lies between")
+    if options.z_end - options.z_start > MOST_SECTIONS:
+        raise UsageError(f"--z_start {options.z_start} --z_end {options.z_end}: more than {MOST_SECTIONS:,} sections")
     if len(options.mips) != len(options.patch_sizes):
         count = f"{len(options.mips)} and {len(options.patch_sizes)} values"
         raise UsageError(f"--mips and --patch_sizes have {count}: want a size for each MIP")

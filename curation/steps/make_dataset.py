@@ -64,6 +64,8 @@ def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
 
     If the output is there already, just as it would be made, it is not touched, and the report says so.
     """
+    if "/" in (options.suffix or ""):
+        raise UsageError(f"--suffix {options.suffix}: want a tag of the field file's name, without /")
     spec = read_spec(options.spec_path)
     if options.to_layer:
         if options.min_valid is not None:
