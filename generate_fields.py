@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model_params", type=cli.json_object, default={}, help="JSON object for the module's create()")
     made.add_argument("--crop", choices=("start", "center"), default="start", help="what coarse and fine boxes share")
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    made.add_argument("--update", action="store_true", help="replace shards of other inputs; keep what is still right")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     return made
 
@@ -50,6 +51,7 @@ def main(args: argparse.Namespace) -> None:
             model_params=args.model_params,
             crop=args.crop,
             decimals=args.field_decimals,
+            update=args.update,
             dry_run=args.dry_run,
         )
     )
