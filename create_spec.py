@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         ("--volume_resolution", "nm per voxel of the image at MIP 0, where it cannot be read"),
     ]:
         made.add_argument(name, nargs=3, type=cli.width, metavar=("X", "Y", "Z"), help=text)
-    made.add_argument("--exclude", metavar="FILE", help="leave out the pairs of this JSON file, by their boxes")
+    made.add_argument("--exclude", metavar="FILE", help="leave out the pairs of this JSON file, and their reverses")
+    made.add_argument("--exclude_boxes", metavar="FILE", help="leave out pairs that share a box with one of this file")
     made.add_argument("--max_pairs", type=cli.positive, help="of the new pairs, a random subset of so many at most")
     made.add_argument("--seed", type=cli.level, default=0, help="of that subset (0)")
     made.add_argument(
@@ -74,6 +75,7 @@ def main(args: argparse.Namespace) -> None:
             points_resolution=cli.triple(args.points_resolution),
             volume_resolution=cli.triple(args.volume_resolution),
             exclude_path=args.exclude,
+            exclude_boxes_path=args.exclude_boxes,
             max_pairs=args.max_pairs,
             seed=args.seed,
             link_path=args.neuroglancer_link,

@@ -1,8 +1,8 @@
 """Which pairs are taken: none that is excluded, none twice, and at random no more than are wanted.
 
-An exclusion file, for create_spec.py's --exclude, lists pairs that somebody looked at and does not want. It is JSON:
-{"pairs": [{"src": {"x_start": ..., "y_start": ..., "z_start": ...}, "tgt": {...}}, ...]}, or that list alone. Other
-keys, such as a reason, are for people. A spec is therefore an exclusion file of all its pairs.
+An exclusion file, for create_spec.py's --exclude and --exclude_boxes, lists pairs that somebody does not want. It is
+JSON: {"pairs": [{"src": {"x_start": ..., "y_start": ..., "z_start": ...}, "tgt": {...}}, ...]}, or that list alone.
+Other keys, such as a reason, are for people. A spec is therefore an exclusion file of all its pairs.
 """
 
 from collections import Counter
@@ -20,12 +20,21 @@ from .spec import Pair, Start, parse_spec
 
 
 @dataclass(frozen=True)
+class Excluded:
+    """What is not wanted, (N, 2, 3) each: pairs, in either direction; and pairs of which no box is wanted either."""
+
+    pairs: np.ndarray
+    of_boxes: np.ndarray
+
+
+@dataclass(frozen=True)
 class Chosen:
     """Which pairs are taken.
 
     kept: indices of the source spec's pairs. distinct: of the made pairs that are not there yet. new: those drawn.
 
-    repeated, excluded: how many made pairs repeat others; how many pairs, kept or made, are excluded.
+    repeated: how many made pairs repeat others. excluded: how many pairs, kept or made, are excluded themselves.
+    sharing: how many others are excluded because of a box.
     """
 
     kept: np.ndarray
@@ -33,33 +42,50 @@ class Chosen:
     new: np.ndarray
     repeated: int
     excluded: int
+    sharing: int
 
 
 def choose(
-    excluded: np.ndarray, kept: np.ndarray, made: np.ndarray, max_pairs: int | None = None, seed: int = 0
+    excluded: Excluded, kept: np.ndarray, made: np.ndarray, max_pairs: int | None = None, seed: int = 0
 ) -> Chosen:
     """Choose among pairs, each (N, 2, 3): none that is excluded, none of the made ones twice.
 
     max_pairs: of the new ones, a random subset of so many at most, the same for the same `seed`.
     """
-    first = first_alike(np.concatenate([narrow(excluded), narrow(kept), made]))
-    begin, middle = len(excluded), len(excluded) + len(kept)
-    own = first == np.arange(len(first))
-    is_excluded = first < begin
-    distinct = np.flatnonzero(own[middle:])
+    both_ways = np.concatenate([excluded.pairs, excluded.pairs[:, ::-1]])
+    first = first_alike(np.concatenate([narrow(both_ways), narrow(kept), made]))
+    begin, middle = len(both_ways), len(kept)
+    own = (first == np.arange(len(first)))[begin:]
+    is_excluded = (first < begin)[begin:]
+    is_sharing = np.concatenate([_share_box(pairs, excluded.of_boxes) for pairs in (narrow(kept), made)]) & ~is_excluded
+    is_wanted = ~(is_excluded | is_sharing)
+    distinct = np.flatnonzero((own & is_wanted)[middle:])
     new = distinct
     if max_pairs is not None and len(distinct) > max_pairs:
         drawn = np.random.default_rng(seed).choice(len(distinct), max_pairs, replace=False)
         new = distinct[np.sort(drawn)]
-    kept_excluded = is_excluded[begin:middle]
-    made_excluded = made[is_excluded[middle:]]
+
+    def count(which: np.ndarray) -> int:
+        """How many pairs there are of those, the made ones without repeats."""
+        return int(which[:middle].sum()) + len(np.unique(made[which[middle:]].reshape(-1, 6), axis=0))
+
     return Chosen(
-        kept=np.flatnonzero(~kept_excluded),
+        kept=np.flatnonzero(is_wanted[:middle]),
         distinct=distinct,
         new=new,
-        repeated=len(made) - len(made_excluded) - len(distinct),
-        excluded=int(kept_excluded.sum()) + len(np.unique(made_excluded.reshape(-1, 6), axis=0)),
+        repeated=int(is_wanted[middle:].sum()) - len(distinct),
+        excluded=count(is_excluded),
+        sharing=count(is_sharing),
     )
+
+
+def _share_box(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,) bool: which pairs, (N, 2, 3), have a box that one of the others has too."""
+    if not len(others):
+        return np.zeros(len(pairs), bool)
+    boxes = np.concatenate([narrow(others), pairs]).reshape(-1, 3)
+    first = first_alike(np.repeat(boxes[:, None], 2, axis=1))  # each box as a pair with itself
+    return np.asarray((first < 2 * len(others))[2 * len(others) :].reshape(-1, 2).any(axis=1))
 
 
 def offsets_text(starts: np.ndarray) -> str:

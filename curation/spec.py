@@ -4,12 +4,15 @@ The JSON is described in docs/spec-and-files.md. Reading accepts the older forms
 a box by its centre under the keys x, y, z) and always gives the form below; writing always writes that form.
 """
 
+import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
+import msgspec.inspect
 import numpy as np
 from msgspec import Meta, Struct
 
@@ -155,9 +158,35 @@ def parse_spec(content: bytes) -> Spec:
     try:
         return msgspec.convert(_modern(msgspec.json.decode(content)), Spec)
     except msgspec.ValidationError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(_with_likely_key(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"not JSON: {_with_line(error, content)}") from None
+
+
+_UNKNOWN_KEY = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(\$.*)`)?", re.DOTALL)
+
+
+def _with_likely_key(fault: str) -> str:
+    """What is wrong with a spec; of an unknown key also the key that is likely meant, or else those there are."""
+    found = _UNKNOWN_KEY.fullmatch(fault)
+    keys = _keys_at(found[2] or "$") if found else []
+    if found is None or not keys:  # another fault, or a key that looks like a message
+        return fault
+    likely = difflib.get_close_matches(found[1][:100], keys, n=1)
+    meant = f"did you mean '{likely[0]}'?" if likely else f"want one of {', '.join(keys)}"
+    return f"{found[2] or '$'}: unknown key '{found[1]}': {meant}"
+
+
+def _keys_at(path: str) -> list[str]:
+    """The keys that an object of a spec may have, at a path such as `$.masks[0]`; none where there is no object."""
+    kind: Any = msgspec.inspect.type_info(Spec)
+    for name in re.findall(r"\.(\w+)", path):
+        kind = next((field.type for field in getattr(kind, "fields", ()) if field.encode_name == name), None)
+        if isinstance(kind, msgspec.inspect.UnionType):
+            kind = next(each for each in kind.types if not isinstance(each, msgspec.inspect.NoneType))
+        if isinstance(kind, msgspec.inspect.VarTupleType):
+            kind = kind.item_type
+    return [field.encode_name for field in getattr(kind, "fields", ())]
 
 
 def _with_line(error: Exception, content: bytes) -> str:

@@ -119,7 +119,7 @@ def test_pairs_of_older_forms_are_checked_too(tmp_path: Path, command: Command) 
         (("pairs", 1, "src", "x_start"), 17, "pairs[1].src.x_start: 17 is not a multiple of 2^max_mip = 16"),
         (("pairs", 2, "tgt"), {"x_start": 64, "y_start": 64, "z_start": 3}, "pairs[2]: source and target are the same"),
         (("dst_mip",), 5, "dst_mip 5 is above max_mip 4"),
-        (("pairs", 0, "note"), {"by": "me"}, "unknown field `by` - at `$.pairs[0].note`"),
+        (("pairs", 0, "note"), {"by": "me"}, "$.pairs[0].note: unknown key 'by': want one of id, description, tags"),
         (("pairs", 0, "note"), {"tags": "fold"}, "Expected `array`, got `str` - at `$.pairs[0].note.tags`"),
     ],
 )

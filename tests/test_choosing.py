@@ -446,7 +446,7 @@ def test_notes_are_kept_when_pairs_are_added_and_left_out(append: Append, tmp_pa
     rejected = put_json(tmp_path / "rejected.json", {"pairs": [first[0], first[4]]})
     more = "x,y,z,description\n0,0,5,\n96,0,5,late\n"
     append(more, image_layer(tmp_path), kept=first, exclude_path=rejected, existing=Existing.REPLACED)
-    assert notes_in(tmp_path / "spec.json") == [*NOTES[1:4], *NOTES[5:], None, Note("", "late")]
+    assert notes_in(tmp_path / "spec.json") == [*NOTES[2:4], *NOTES[5:], None, Note("", "late")]  # and not the reverse
 
 
 def test_a_pair_that_is_there_keeps_its_own_note(append: Append, tmp_path: Path) -> None:
@@ -527,27 +527,82 @@ def test_rejected_pairs_are_left_out_kept_and_new(
     # of the kept ones the second stays: it is another pair than the rejected one with its source
     expected = [[[48, 0, 3], [48, 0, 2]], [[0, 0, 3], [0, 0, 2]], [[32, 0, 3], [32, 0, 2]]]
     assert starts() == expected
-    assert (made.kept_pairs, made.new_pairs, made.repeated_pairs, made.excluded, made.idle) == (1, 2, 1, 2, 2)
-    assert "2 excluded pairs left out" in str(made)
+    assert (made.kept_pairs, made.new_pairs, made.repeated_pairs, made.idle) == (1, 2, 1, 2)
+    assert "; 2 pairs left out by --exclude, which lists 3" in str(made)
 
 
-def test_the_reverse_of_a_rejected_pair_stays(append: Append, starts: Callable[[], Starts], tmp_path: Path) -> None:
-    append("x,y,z\n0,0,3\n", permute=True, exclude_path=put_json(tmp_path / "rejected.json", [pair(0, 0, 3)]))
-    assert starts() == [[[0, 0, 2], [0, 0, 3]]]
+def test_the_reverse_of_a_rejected_pair_is_left_out_too(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    rejected = put_json(tmp_path / "rejected.json", [pair(0, 0, 3), pair(32, 0, 2, 3)])
+    kept = [pair(32, 0, 3), pair(32, 0, 3, 4)]
+    made = append("x,y,z\n0,0,3\n16,0,3\n", kept=kept, permute=True, exclude_path=rejected)
+    assert starts() == [[[32, 0, 3], [32, 0, 4]], [[16, 0, 3], [16, 0, 2]], [[16, 0, 2], [16, 0, 3]]]
+    assert made.left_out == ("3 pairs left out by --exclude, which lists 2",)
+
+
+def test_pairs_that_share_a_box_with_a_listed_one_are_left_out(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    listed = put_json(tmp_path / "listed.json", [pair(16, 0, 4, 3)])
+    kept = [pair(16, 0, 9, 4), pair(16, 0, 9, 5), pair(16, 16, 4, 3)]  # the first shares a box
+    made = append(
+        "x,y,z\n16,0,6\n16,0,5\n16,0,5\n16,0,2\n0,0,4\n", kept=kept, offsets=(-1, 1), exclude_boxes_path=listed
+    )
+    assert starts() == [
+        [[16, 0, 9], [16, 0, 5]],
+        [[16, 16, 4], [16, 16, 3]],
+        [[16, 0, 6], [16, 0, 5]],
+        [[16, 0, 6], [16, 0, 7]],
+        [[16, 0, 5], [16, 0, 6]],
+        [[16, 0, 2], [16, 0, 1]],
+        [[0, 0, 4], [0, 0, 3]],
+        [[0, 0, 4], [0, 0, 5]],
+    ]
+    assert made.left_out == ("3 pairs left out by --exclude_boxes, which lists 1",)
+    assert made.repeated_pairs == 1
+    assert "; 3 pairs left out by --exclude_boxes, which lists 1" in str(made)
+
+
+def test_both_files_leave_out_and_each_pair_counts_once(
+    append: Append, starts: Callable[[], Starts], tmp_path: Path
+) -> None:
+    rejected = put_json(tmp_path / "rejected.json", [pair(0, 0, 3)])
+    listed = put_json(tmp_path / "listed.json", [pair(0, 0, 3), pair(16, 0, 9)])
+    made = append(TABLE, offsets=(-1, 1), permute=True, max_pairs=100, exclude_path=rejected, exclude_boxes_path=listed)
+    assert made.left_out == (
+        "2 pairs left out by --exclude, which lists 1",
+        "2 pairs left out by --exclude_boxes, which lists 2",
+    )
+    assert {source[0] for source, _ in starts()} == {16, 32, 48}
+
+
+def test_a_set_that_is_split_in_two_shares_no_box(append: Append, starts: Callable[[], Starts], tmp_path: Path) -> None:
+    points = "x,y,z\n" + "".join(f"{16 * x},{16 * y},{z}\n" for x in range(5) for y in range(5) for z in range(5))
+    picked: Json = {"points": points, "offsets": (-1, -2), "permute": True}
+    append(**picked, max_pairs=40, seed=3, dst_spec_path=tmp_path / "validation.json")
+    append(**picked, exclude_boxes_path=tmp_path / "validation.json")
+    held_out = read_spec(tmp_path / "validation.json").starts().tolist()
+    boxes = [{tuple(box) for pair in pairs for box in pair} for pairs in (held_out, starts())]
+    assert len(held_out) == 40
+    assert len(starts()) > 100
+    assert not boxes[0] & boxes[1]
 
 
 def test_a_list_that_excludes_nothing_is_said(append: Append, tmp_path: Path) -> None:
     rejected = put_json(tmp_path / "rejected.json", [pair(64, 64, 3), pair(64, 64, 4)])
     made = append("x,y,z\n0,0,3\n", exclude_path=rejected)
-    assert str(made).splitlines()[0].endswith("; 0 excluded pairs left out, of 2 listed")
+    assert str(made).splitlines()[0].endswith("; 0 pairs left out by --exclude, which lists 2")
 
 
 def test_a_pair_made_twice_is_excluded_once(append: Append, tmp_path: Path) -> None:
     rejected = put_json(tmp_path / "rejected.json", [pair(0, 0, 3)])
     made = append("x,y,z\n0,0,3\n5,0,3\n16,0,3\n", exclude_path=rejected)
-    assert (made.excluded, made.new_pairs, made.repeated_pairs) == (1, 1, 0)
+    assert made.left_out == ("1 pair left out by --exclude, which lists 1",)
+    assert (made.new_pairs, made.repeated_pairs) == (1, 0)
 
 
+@pytest.mark.parametrize("option", ["exclude_path", "exclude_boxes_path"])
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -563,13 +618,13 @@ def test_a_pair_made_twice_is_excluded_once(append: Append, tmp_path: Path) -> N
     ],
 )
 def test_a_file_of_no_pairs_to_leave_out_is_refused(
-    content: bytes | None, said: str, append: Append, tmp_path: Path
+    option: str, content: bytes | None, said: str, append: Append, tmp_path: Path
 ) -> None:
     rejected = tmp_path / "rejected.json"
     if content is not None:
         rejected.write_bytes(content)
     with pytest.raises(UsageError, match=rf"^{rejected}: .*{said}") as caught:
-        append(TABLE, exclude_path=rejected)
+        append(TABLE, **{option: rejected})
     assert len(str(caught.value).splitlines()) == 1
     assert written(tmp_path) <= {"rejected.json"}
 
@@ -811,13 +866,14 @@ def test_every_option_reaches_its_work(command: Command, tmp_path: Path, sources
     (tmp_path / "points.csv").write_text(json.dumps({**whole, "layers": [*whole["layers"], other]}))
     rejected = put_json(tmp_path / "rejected.json", [pair(32, 0, 3)])
     options = ["--layer", "picked", "--anchor", "center", "--stride", 16, "--exclude", rejected, "--permute_pairs"]
+    options += ["--exclude_boxes", put_json(tmp_path / "listed.json", [pair(16, 0, 2)])]
     options += ["--volume_resolution", 4, 4, 40, "--max_pairs", 100, "--seed", 7, "--neuroglancer_link", "link"]
     done = command("create_spec.py", *spec_arguments(tmp_path, *options))
     assert (done.code, done.stderr) == (0, "")
     # the box: x 0..96, y 0..16 holds starts at 0, 16, 32, 48, 64; the point: 80 - 16, 72 - 8
     forth = [[x, 0] for x in (0, 16, 32, 48, 64)] + [[64, 64]]
     permuted = [[x, y, z] for x, y in forth for z in (3, 2)]
-    permuted.remove([32, 0, 3])
+    permuted = [start for start in permuted if start[:2] not in ([32, 0], [16, 0])]
     assert sources() == permuted
     assert unquote((tmp_path / "link").read_text()).startswith("https://neuroglancer-demo.appspot.com/#!{")
 

@@ -213,10 +213,10 @@ def test_11_malformed_json_is_named_by_its_line(spec: Json, refusal: Refusal) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({("x_sice",): 3}, ["unknown field `x_sice`"]),
+        ({("x_sice",): 3}, ["unknown key 'x_sice'", "did you mean 'x_size'?"]),
         ({("field", "reference"): {"path": "file:///f"}}, ["missing required field `src_mip`", "$.field.reference"]),
         ({("image", "src_mip"): DELETED}, ["missing required field `src_mip`", "$.image"]),
-        ({("pairs", 1, "src", "w_start"): 0}, ["unknown field `w_start`", "$.pairs[1].src"]),
+        ({("pairs", 1, "src", "w_start"): 0}, ["$.pairs[1].src: unknown key 'w_start': did you mean '"]),
     ],
 )
 def test_12_unknown_or_missing_key_is_named_by_its_path(

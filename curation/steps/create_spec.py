@@ -12,7 +12,7 @@ from ..annotations.pairing import Picking, check_offsets, counted, pair_blocks
 from ..annotations.read import read_annotations
 from ..errors import UsageError, WorkError
 from ..files import Existing, PathLike
-from ..pair_selection import choose, narrow, offsets_text, pairs_text, read_excluded_pairs
+from ..pair_selection import Excluded, choose, narrow, offsets_text, pairs_text, read_excluded_pairs
 from ..spec import FARTHEST, Spec, read_spec
 from ..volumes.extent import Extent, read_extent
 from .pair_files import check_paths, link_file, link_remarks, spec_of_pairs, write_pair_files
@@ -40,6 +40,7 @@ class CreateSpecOptions:
     points_resolution: Resolution | None = None
     volume_resolution: Resolution | None = None
     exclude_path: PathLike | None = None
+    exclude_boxes_path: PathLike | None = None
     max_pairs: int | None = None
     seed: int = 0
     link_path: PathLike | None = None
@@ -51,8 +52,8 @@ class CreatedSpec:
     """What `create_spec` did, for its summary.
 
     done: whether the spec was there already, just as the command makes it. idle: annotations all of whose pairs were
-    there already. excluded: pairs that are among the `listed`, those of the exclusion file, if there is one. remarks:
-    what there is to say of units, of places outside a volume, and of the link.
+    there already. left_out: what the exclusion files left out, a text for each file. remarks: what there is to say of
+    units, of places outside a volume, and of the link.
     """
 
     path: PathLike
@@ -62,8 +63,7 @@ class CreatedSpec:
     kept_pairs: int
     new_pairs: int
     repeated_pairs: int
-    excluded: int
-    listed: int | None
+    left_out: tuple[str, ...]
     not_drawn: int
     remarks: tuple[str, ...]
 
@@ -74,8 +74,7 @@ class CreatedSpec:
             text += f"; {self.idle} of these add nothing new"
         if self.repeated_pairs:
             text += f"; {self.repeated_pairs} repeated pairs left out"
-        if self.listed is not None:
-            text += f"; {self.excluded} excluded pairs left out, of {self.listed} listed"
+        text += "".join(f"; {each}" for each in self.left_out)
         if self.not_drawn:
             text += f"; {self.not_drawn} more were not drawn"
         return "\n".join([text, *self.remarks])
@@ -86,9 +85,7 @@ def create_spec(options: CreateSpecOptions) -> CreatedSpec:
     check_offsets(options.offsets)
     check_paths(options.dst_spec_path, options.link_path)
     spec = read_spec(options.src_spec_path, template=True)
-    excluded = np.empty((0, 2, 3), np.int64)
-    if options.exclude_path is not None:
-        excluded = read_excluded_pairs(options.exclude_path)
+    excluded = Excluded(_pairs_in(options.exclude_path), _pairs_in(options.exclude_boxes_path))
     annotations = read_annotations(options.points_path, options.layer)
     placing = _Placing(spec, annotations, options)
     ends = placing.ends()
@@ -123,11 +120,21 @@ def create_spec(options: CreateSpecOptions) -> CreatedSpec:
         kept_pairs=len(chosen.kept),
         new_pairs=len(chosen.new),
         repeated_pairs=chosen.repeated,
-        excluded=chosen.excluded,
-        listed=None if options.exclude_path is None else len(excluded),
+        left_out=tuple(
+            f"{pairs_text(count)} left out by --{option}, which lists {len(listed)}"
+            for option, path, count, listed in [
+                ("exclude", options.exclude_path, chosen.excluded, excluded.pairs),
+                ("exclude_boxes", options.exclude_boxes_path, chosen.sharing, excluded.of_boxes),
+            ]
+            if path is not None
+        ),
         not_drawn=len(chosen.distinct) - len(chosen.new),
         remarks=tuple(remarks),
     )
+
+
+def _pairs_in(path: PathLike | None) -> np.ndarray:
+    return np.empty((0, 2, 3), np.int64) if path is None else read_excluded_pairs(path)
 
 
 def _narrow_pairs(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

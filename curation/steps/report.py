@@ -26,9 +26,10 @@ def size_text(count: int) -> str:
 
 
 def free_bytes(path: str | Path) -> int | None:
-    """Free disk in a folder; None where that cannot be told."""
+    """Free disk in a folder, which may have to be made in another yet; None where that cannot be told."""
+    folder = Path(path).absolute()
     try:
-        return shutil.disk_usage(path).free
+        return shutil.disk_usage(folder if folder.exists() else folder.parent).free
     except OSError:
         return None
 
