@@ -82,13 +82,18 @@ def written_whole(path: PathLike) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
 
 
+def lock_path(target: PathLike) -> Path:
+    """The file that says who holds a destination. It stays behind where its process was killed."""
+    return Path(target).with_name(f".{Path(target).name}.lock")
+
+
 @contextmanager
 def locked(target: PathLike) -> Iterator[None]:
     """Hold a destination, so that no second run works on it; who holds it stands in `.NAME.lock` beside it.
 
     The lock is the system's (flock): it is gone with its process, however that ends. The file goes with the block.
     """
-    lock = Path(target).with_name(f".{Path(target).name}.lock")
+    lock = lock_path(target)
     try:
         file = _lock_file(lock, target)
     except OSError as error:

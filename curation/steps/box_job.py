@@ -25,7 +25,7 @@ from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.shards import Shard
 from ..datasets.writer import Writer
 from ..errors import WorkError
-from ..files import Existing, check_destination, locked, make_folder
+from ..files import Existing, check_destination, lock_path, locked, make_folder
 from .box_tasks import BoxResult, BoxTask, box_tasks, repeats, runs_of
 from .box_work import BoxWork
 from .report import Plan, Report, free_bytes, report_of
@@ -191,7 +191,9 @@ def _check_destinations(jobs: Sequence[BoxJob]) -> None:
 
 
 def _leftovers(jobs: Sequence[BoxJob]) -> bool:
-    return any(partial_path(file.path).exists() for job in jobs for file in job.files())
+    """Whether a run that was killed has left files, or another run is at work."""
+    locks = [lock_path(job.images.path) for job in jobs]
+    return any(path.exists() for path in (*locks, *(partial_path(file.path) for job in jobs for file in job.files())))
 
 
 def _discard(jobs: Sequence[BoxJob], finished: set[Path]) -> None:

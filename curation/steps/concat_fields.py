@@ -20,7 +20,7 @@ from ..datasets.seal import SEAL
 from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
 from ..errors import UsageError, WorkError
-from ..files import Existing, check_destination, check_name, locked, make_folder
+from ..files import Existing, check_destination, check_name, lock_path, locked, make_folder
 from ..provenance import provenance
 
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
@@ -85,7 +85,8 @@ def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.RE
         check_alike(shards)
         pairs = check_cover(shards)
         layout = _layout(shards, pairs)
-        if is_finished(target, layout.provenance, existing) and not partial_path(target).exists():
+        left = partial_path(target).exists() or lock_path(target).exists()  # of a run that was killed, or is at work
+        if is_finished(target, layout.provenance, existing) and not left:
             return Joined(dst_path, pairs, len(shards), pairs, strays, done_already=True)
         check_destination(target.parent)
         make_folder(target.parent)

@@ -68,8 +68,8 @@ class Outcome:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it did its work, or found it done by a run that was killed after its last rename."""
-        return not self.killed and (self.error is None or "is there already" in str(self.error))
+        """Whether it did its work."""
+        return not self.killed and self.error is None
 
 
 class Nursery:

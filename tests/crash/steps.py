@@ -165,6 +165,15 @@ class Inputs:
         paths = {key: str(self.folder / f"other_{name}.h5") for key, name in IN_FILES.items()}
         return self.generate_fields(folder, parallel, update=True, **paths)
 
+    def update_dataset(self, folder: Path, parallel: int = 1) -> Call:
+        """Of a folder that holds the dataset of other pairs: some are left out, new, or have another number."""
+        if not any(folder.iterdir()):
+            for path in (self.folder / "reference" / "make_dataset").iterdir():
+                (folder / path.name).write_bytes(path.read_bytes())
+        pairs = self.pairs(PAIRS + 3)
+        self.write_spec("other_pairs.json", [pairs[0], *pairs[:5:-1]])
+        return self.make_dataset(folder, parallel, spec="other_pairs.json", existing=Existing.UPDATED)
+
     def concat_fields(self, folder: Path, shards: str = "shards", existing: Existing = Existing.REFUSED) -> Call:
         return Call(concat_fields, (str(self.folder / shards), str(folder / "joined.h5"), existing), EVERY_BOX)
 
@@ -176,6 +185,7 @@ def make_steps(nursery: Nursery, inputs: Inputs) -> dict[str, Step]:
     nursery.finish(inputs.generate_fields(inputs.folder / "shards").after(partial(setting, LONGEST_SHARD, 8)))
     for name, resumed in [
         ("make_dataset", lambda report: report.resumed),
+        ("update_dataset", lambda report: report.resumed),
         ("download_image", lambda downloaded: sum(report.resumed for report in downloaded.reports)),
         ("generate_fields", lambda generated: generated.resumed),
         ("update_fields", lambda generated: generated.resumed),

@@ -29,7 +29,7 @@ def test_killed_at_any_moment_the_same_call_ends_as_if_undisturbed(
     assert any(kill.hit and kill.resumed > 0 for kill in kills)
 
 
-@pytest.mark.parametrize("step", ["update_fields"], indirect=True)
+@pytest.mark.parametrize("step", ["update_dataset", "update_fields"], indirect=True)
 def test_an_update_that_is_killed_at_any_moment_ends_as_if_undisturbed(
     step: Step, nursery: Nursery, tmp_path: Path
 ) -> None:
