@@ -17,6 +17,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pyramid_path", required=True, help="folder of <STAGE>_mip<IN_MIP>in_<SUFFIX> modules")
     made.add_argument("--image_path", required=True, help="image file, at src_mip")
     made.add_argument("--prev_field_path", help="field file of the stage before, at src_mip; stage 0 may have none")
+    made.add_argument(
+        "--missing_prior", choices=("stop", "zero"), default="stop", help="of pairs without a previous field (stop)"
+    )
     made.add_argument("--temp_dir", required=True, help="folder for the shards; made if missing")
     made.add_argument("--stage", required=True, type=cli.level, help="which module of the pyramid")
     made.add_argument("--checkpoint_name", required=True, help="of the module: its .pt, or what create() is told")
@@ -51,6 +54,7 @@ def main(args: argparse.Namespace) -> None:
             model_params=args.model_params,
             crop=args.crop,
             decimals=args.field_decimals,
+            missing_prior=args.missing_prior,
             update=args.update,
             dry_run=args.dry_run,
         )

@@ -423,6 +423,93 @@ def test_shards_of_code_behind_a_link_that_changed_are_not_mixed(
         generate_fields(options())
 
 
+# Pairs and previous fields are matched by their start
+
+PICKED = {"image_path": "images", "prev_field_path": "priors"}
+
+
+def by_start(options: GenerateFieldsOptions, folder: Path, pairs: dict[str, Sequence[int]]) -> GenerateFieldsOptions:
+    """The options with only some pairs of the images and of the priors, in an order, each with a start of its own."""
+    paths = {}
+    for key, name in PICKED.items():
+        with h5py.File(str(getattr(options, key))) as file:
+            main = file["main"][:]
+        chosen = list(pairs[name])
+        start = np.arange(PAIRS)[:, None, None] + np.int64([[0, 0, 1], [0, 0, 0]])
+        translation = 8 * start[:, :, :2]
+        arrays = {"start": start[chosen], "translation": translation[chosen], "pair": np.arange(len(chosen))}
+        paths[key] = dataset(folder / f"picked_{name}.h5", main[chosen], **arrays)
+    return replace(options, **paths)
+
+
+def test_pairs_find_their_prior_by_its_start(
+    options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
+) -> None:
+    # Pair 1 is there twice in both, 0 and 3 are not among the images.
+    changed = by_start(options(), tmp_path, {"images": [4, 1, 2, 1], "priors": [0, 1, 2, 3, 4, 1]})
+    plan, made = (str(generate_fields(replace(changed, dry_run=dry_run))) for dry_run in (True, False))
+    for text in (plan, made):
+        assert "passed over      2 previous fields, whose pairs are not among the images" in text
+    concat_fields(changed.temp_dir, str(tmp_path / "joined.h5"))
+    with h5py.File(tmp_path / "joined.h5") as file:
+        np.testing.assert_array_equal(file["main"][:], priors[[4, 1, 2, 1]] + 1)
+        assert file["start"][:, 0, 0].tolist() == [4, 1, 2, 1]
+        assert file["pair"][:].tolist() == [0, 1, 2, 3]
+
+
+def test_pairs_without_a_prior_are_refused_by_their_numbers(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    given = options()
+    for chosen, said in (([1], "pairs 0, 2-4"), ([0, 1, 2, 4], "pair 3"), ([0, 1, 2, 3, 3], "pair 4")):
+        changed = by_start(given, made_folder(tmp_path / said), {"images": range(5), "priors": chosen})
+        with pytest.raises(UsageError) as caught:
+            generate_fields(changed)
+        assert str(caught.value) == (
+            f"{changed.prev_field_path} has no field with the start of {said} of {changed.image_path}: "
+            "make such fields, or take their prior for 0 with --missing_prior zero"
+        )
+    assert list(Path(changed.temp_dir).iterdir()) == []
+
+
+def test_a_missing_prior_is_taken_for_0_where_that_is_asked_for(
+    options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
+) -> None:
+    changed = by_start(options(missing_prior="zero"), tmp_path, {"images": range(5), "priors": [4, 1]})
+    expected = priors.copy()
+    expected[[0, 2, 3]] = 0
+    np.testing.assert_array_equal(joined(changed, tmp_path), expected + 1)
+    assert "prior of 0       3, there being no previous field (pairs 0, 2-3)" in str(generate_fields(changed))
+    # What was made so is not taken for what needs a prior, and only those fields are made anew once there is one.
+    with pytest.raises(UsageError, match="pairs 0, 2-3"):
+        generate_fields(replace(changed, missing_prior="stop"))
+    whole = by_start(options(update=True), tmp_path, {"images": range(5), "priors": range(5)})
+    assert "fields           2 kept, 3 made" in str(generate_fields(whole))
+
+
+def test_a_prior_that_was_moved_otherwise_is_refused(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    changed = by_start(options(), tmp_path, {"images": [3, 2, 1], "priors": [1, 2, 3]})
+    with h5py.File(str(changed.prev_field_path), "r+") as file:
+        file["translation"][1, 1, 0] = 64
+    with pytest.raises(
+        UsageError, match=r"pair 1: translation is \[\[16, 16], \[16, 16]] in .*images.h5 but \[\[16, 16], \[64"
+    ):
+        generate_fields(changed)
+
+
+@pytest.mark.parametrize("which", [*PICKED])
+def test_where_only_one_file_holds_starts_pairs_are_matched_by_order(
+    which: str, options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
+) -> None:
+    changed = by_start(options(), tmp_path, {"images": range(5), "priors": [1, 0, 2, 3, 4]})
+    with h5py.File(str(getattr(changed, which)), "r+") as file:
+        for name in ("start", "translation", "pair"):
+            del file[name]
+    np.testing.assert_array_equal(joined(changed, tmp_path), priors[[1, 0, 2, 3, 4]] + 1)
+
+
 # --update
 
 # Adds 1 to the prior, notes each pair that it is called with by the first pixel of its source, and that it was loaded.
@@ -703,14 +790,14 @@ def test_wrong_arguments_are_refused(
 def test_a_prior_of_other_boxes_is_refused(
     options: Callable[..., GenerateFieldsOptions], images: np.ndarray, priors: np.ndarray, tmp_path: Path
 ) -> None:
-    start = np.zeros((PAIRS, 2, 3), np.int64)
+    start = np.arange(PAIRS)[:, None, None] + np.zeros((1, 2, 3), np.int64)
     moved = start.copy()
     moved[3, 1, 0] = 64
     changed = options(
         image_path=dataset(tmp_path / "here.h5", images, start=start),
         prev_field_path=dataset(tmp_path / "there.h5", priors, start=moved),
     )
-    with pytest.raises(UsageError, match=r"pair 3: start is"):
+    with pytest.raises(UsageError, match=r"there.h5 has no field with the start of pair 3 of .*here.h5"):
         generate_fields(changed)
 
 

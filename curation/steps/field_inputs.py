@@ -1,5 +1,7 @@
 """What generate_fields reads: the images and the prior of each pair, and their checksums."""
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +9,7 @@ from isal import isal_zlib
 
 from ..datasets.dataset import Dataset, open_dataset
 from ..errors import UsageError
+from .report import numbered
 
 Checksums = tuple[int, int, int]
 """Of a pair: the CRC-32 of its source, its target and its prior, as `crc32` in files; 0 where there is no prior."""
@@ -39,13 +42,15 @@ class PairInputs:
 class FieldInputs:
     """The image file and the previous fields, open to be read.
 
-    known_images, known_prior: `crc32` of the files, (N, 2) and (N, 1), where they hold it.
+    prior_of: (N,) int64, the place of each pair's prior among the previous fields; -1 where it has none there.
+    known_images, known_priors: `crc32` of the files, (N, 2) and (M, 1), where they hold it.
     """
 
     images: Dataset
     prior: Dataset | None
+    prior_of: np.ndarray
     known_images: np.ndarray | None
-    known_prior: np.ndarray | None
+    known_priors: np.ndarray | None
 
     @property
     def pairs(self) -> int:
@@ -58,45 +63,111 @@ class FieldInputs:
         x_size, y_size = self.images.main.shape[2:]
         return x_size, y_size
 
+    def matched(self) -> "Matched":
+        """How the pairs and the previous fields belong together, for the tables."""
+        if self.prior is None:
+            return Matched(self.pairs)
+        found = int((self.prior_of >= 0).sum())
+        zero_priors = tuple(np.flatnonzero(self.prior_of < 0).tolist())
+        return Matched(self.pairs, int(self.prior.main.shape[0]) - found, zero_priors)
+
     def read(self, pair: int) -> PairInputs:
         """The images and the prior of a pair."""
-        prior = None if self.prior is None else self.prior.main[pair].astype(np.float32)
-        return PairInputs(self.images.main[pair].astype(np.float32), prior)
+        images = self.images.main[pair].astype(np.float32)
+        if self.prior is None:
+            return PairInputs(images, None)
+        place = int(self.prior_of[pair])
+        if place < 0:
+            return PairInputs(images, np.zeros(images.shape, np.float32))
+        return PairInputs(images, self.prior.main[place].astype(np.float32))
 
     def known_checksums(self, pair: int) -> Checksums | None:
         """The checksums of a pair, if the files hold them."""
-        if self.known_images is None or (self.prior is not None and self.known_prior is None):
+        place = int(self.prior_of[pair])
+        if self.known_images is None or (self.prior is not None and (self.known_priors is None or place < 0)):
             return None
         source, target = self.known_images[pair].tolist()
-        return source, target, 0 if self.known_prior is None else int(self.known_prior[pair, 0])
+        return source, target, 0 if self.known_priors is None else int(self.known_priors[place, 0])
+
+
+@dataclass(frozen=True)
+class Matched:
+    """How pairs and previous fields belong together.
+
+    passed_over: previous fields whose pairs are not among the images. zero_priors: pairs without a previous field.
+    """
+
+    pairs: int
+    passed_over: int = 0
+    zero_priors: tuple[int, ...] = ()
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """What a table says of it: nothing where each pair has a previous field, and none is left."""
+        if self.passed_over:
+            yield "passed over", f"{self.passed_over} previous fields, whose pairs are not among the images"
+        if self.zero_priors:
+            count = len(self.zero_priors)
+            yield "prior of 0", f"{count}, there being no previous field ({numbered(self.zero_priors)})"
 
 
 def _crc32(values: np.ndarray) -> int:
     return int(isal_zlib.crc32(np.ascontiguousarray(values, "<f4")))
 
 
-def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int) -> FieldInputs:
-    """Open the image file and the previous fields, which must belong together."""
+def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, missing_prior: str) -> FieldInputs:
+    """Open the image file and the previous fields, which must belong together.
+
+    missing_prior: "stop" or "zero", what is done of pairs whose start no previous field has.
+    """
     images = open_dataset(image_path)
     if prev_field_path is None:
         _check(images, "image", src_mip)
-        return FieldInputs(images, None, _known(images, 2), None)
+        return FieldInputs(images, None, np.full(len(images.main), -1, np.int64), _known(images, 2), None)
     prior = open_dataset(prev_field_path)
     _check(images, "image", src_mip)
     _check(prior, "field", src_mip)
-    if images.main.shape != prior.main.shape:
+    prior_of = _matched(images, prior)
+    missing = np.flatnonzero(prior_of < 0)
+    if len(missing) and missing_prior == "stop":
         raise UsageError(
-            f"{images.path} is {images.main.shape}, {prior.path} is {prior.main.shape}: want the same shape"
+            f"{prior.path} has no field with the start of {numbered(missing)} of {images.path}: "
+            "make such fields, or take their prior for 0 with --missing_prior zero"
         )
-    for name in set(images.arrays) & set(prior.arrays):
-        differs = (images.arrays[name] != prior.arrays[name]).reshape(len(images.main), -1).any(axis=1)
+    return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1))
+
+
+def _matched(images: Dataset, prior: Dataset) -> np.ndarray:
+    """The place of each pair's prior, (N,), -1 where there is none: by `start` if both have it, else by order."""
+    shapes = [each.main.shape for each in (images, prior)]
+    by_start = all("start" in each.arrays for each in (images, prior))
+    if shapes[0][1:] != shapes[1][1:] or (not by_start and shapes[0] != shapes[1]):
+        raise UsageError(f"{images.path} is {shapes[0]}, {prior.path} is {shapes[1]}: want the same shape")
+    places = _places(images.arrays["start"], prior.arrays["start"]) if by_start else np.arange(shapes[0][0])
+    # What was chosen by its start may have another number among the pairs of another spec.
+    names = {"translation"} if by_start else {"translation", "pair"}
+    matched = np.flatnonzero(places >= 0)
+    for name in names & set(images.arrays) & set(prior.arrays):
+        ours, theirs = images.arrays[name][matched], prior.arrays[name][places[matched]]
+        differs = (ours != theirs).reshape(len(matched), -1).any(axis=1)
         if differs.any():
-            pair = int(differs.argmax())
+            first = int(differs.argmax())
             raise UsageError(
-                f"pair {pair}: {name} is {images.arrays[name][pair].tolist()} in {images.path} but "
-                f"{prior.arrays[name][pair].tolist()} in {prior.path}: these fields are not of these images"
+                f"pair {matched[first]}: {name} is {ours[first].tolist()} in {images.path} but "
+                f"{theirs[first].tolist()} in {prior.path}: these fields are not of these images"
             )
-    return FieldInputs(images, prior, _known(images, 2), _known(prior, 1))
+    return places
+
+
+def _places(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Where among `theirs`, (M, 2, 3), each of `ours`, (N, 2, 3), is: (N,), -1 where it is not.
+
+    Of those that are there several times, the first stands for the first, and so on.
+    """
+    left: dict[bytes, deque[int]] = {}
+    for place, start in enumerate(theirs.astype(np.int64)):
+        left.setdefault(start.tobytes(), deque()).append(place)
+    found = (left.get(start.tobytes()) for start in ours.astype(np.int64))
+    return np.array([places.popleft() if places else -1 for places in found], np.int64)
 
 
 def _check(dataset: Dataset, kind: str, src_mip: int) -> None:

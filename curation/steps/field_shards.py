@@ -17,6 +17,7 @@ from ..datasets.dataset import open_dataset
 from ..datasets.probe import check_undamaged, undamaged
 from ..datasets.shards import Shard, missing_shards, shard_named
 from ..errors import UsageError, WorkError
+from ..files import lock_path
 from ..provenance import Provenance, differences
 
 LOCKED = "shards"  # what the lock in the folder is a lock of
@@ -85,7 +86,7 @@ def find_shards(folder: Path, made_of: Provenance, update: bool) -> FoundShards:
         others,
         aside=tuple(sorted(path for path in folder.iterdir() if _ASIDE.fullmatch(path.name))),
         partials=tuple(folder.glob(".[0-9]*_[0-9]*.[0-9]*.partial.h5")),
-        has_lock=(folder / f".{LOCKED}.lock").exists(),
+        has_lock=lock_path(folder / LOCKED).exists(),
     )
 
 

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateFieldsOptions:
-    """generate_fields's arguments."""
+    """generate_fields's arguments.
+
+    missing_prior: "stop" or "zero", what is done of pairs whose start no previous field has.
+    """
 
     pyramid_path: str
     image_path: str
@@ -46,12 +49,13 @@ class GenerateFieldsOptions:
     model_params: Mapping[str, Any] = field(default_factory=dict)
     crop: str = "start"
     decimals: int | None = 2
+    missing_prior: str = "stop"
     update: bool = False
     dry_run: bool = False
 
     def open_inputs(self) -> FieldInputs:
         """The image file and the previous fields, which must belong together."""
-        return open_inputs(self.image_path, self.prev_field_path, self.src_mip)
+        return open_inputs(self.image_path, self.prev_field_path, self.src_mip, self.missing_prior)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..datasets.shards import Shard
 from ..errors import UsageError, WorkError
 from ..files import check_destination, locked, make_folder
 from ..provenance import Provenance, provenance
-from .field_inputs import FieldInputs
+from .field_inputs import FieldInputs, Matched
 from .field_shards import LOCKED, FoundShards, find_shards, move_aside
 from .field_work import FieldWork, GenerateFieldsOptions
 from .kept_fields import kept_fields
@@ -36,7 +36,7 @@ class Generated:
     """
 
     folder: str
-    pairs: int
+    matched: Matched
     resumed: int
     kept: int | None
     done: bool
@@ -47,7 +47,8 @@ class Generated:
         found = "done already" if self.done else f"{self.resumed} of them found done"
         lines = [
             ("output", self.folder),
-            ("pairs", f"{self.pairs}, {found}"),
+            ("pairs", f"{self.matched.pairs}, {found}"),
+            *self.matched.lines(),
             *self._update(),
             ("not run", f"{self.not_run}, an image being all 0"),
             ("not finite", f"{self.with_nonfinite} fields with such vectors"),
@@ -56,7 +57,7 @@ class Generated:
 
     def _update(self) -> Iterator[tuple[str, str]]:
         if self.kept is not None:
-            yield "fields", f"{self.kept} kept, {self.pairs - self.resumed - self.kept} made"
+            yield "fields", f"{self.kept} kept, {self.matched.pairs - self.resumed - self.kept} made"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class FieldsPlan:
 
     module: Module
     devices: tuple[str, ...]
-    pairs: int
+    matched: Matched
     shards: tuple[Shard, ...]
     others: int  # shards of another origin
     output_bytes: int
@@ -79,7 +80,8 @@ class FieldsPlan:
         lines = [
             ("module", str(self.module.folder)),
             ("workers", ", ".join(self.devices)),
-            ("pairs", f"{self.pairs}, {self.pairs - left} of them found done"),
+            ("pairs", f"{self.matched.pairs}, {self.matched.pairs - left} of them found done"),
+            *self.matched.lines(),
             ("shards to make", str(len(self.shards)) + replaced),
             ("output size", f"up to {size_text(self.output_bytes)}{free}"),
         ]
@@ -105,13 +107,13 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
     folder = Path(options.temp_dir)
     there = find_shards(folder, made_of, options.update)
     if there.are_all(inputs.pairs) and (options.dry_run or there.is_tidy):
-        return _generated(options, there.shards, inputs.pairs, done=True)
+        return _generated(options, inputs, there.shards, done=True)
     if options.dry_run:
         return _plan(options, module, inputs, there)
     make_folder(folder)
     with locked(folder / LOCKED):
         there = find_shards(folder, made_of, options.update)  # again: another run may have ended just now
-        return _generate(options, module, made_of, there, inputs.pairs)
+        return _generate(options, module, made_of, inputs, there)
 
 
 def _plan(options: GenerateFieldsOptions, module: Module, inputs: FieldInputs, there: FoundShards) -> FieldsPlan:
@@ -121,11 +123,11 @@ def _plan(options: GenerateFieldsOptions, module: Module, inputs: FieldInputs, t
     size = 8 * sum(shard.count for shard in shards) * int(np.prod(inputs.size))
     free = free_bytes(there.folder if there.folder.exists() else there.folder.absolute().parent)
     others = len(there.others) + len(there.aside)
-    return FieldsPlan(module, tuple(_devices(options)), inputs.pairs, tuple(shards), others, size, free)
+    return FieldsPlan(module, tuple(_devices(options)), inputs.matched(), tuple(shards), others, size, free)
 
 
 def _generate(
-    options: GenerateFieldsOptions, module: Module, made_of: Provenance, there: FoundShards, pairs: int
+    options: GenerateFieldsOptions, module: Module, made_of: Provenance, inputs: FieldInputs, there: FoundShards
 ) -> Generated:
     """Make what is missing. Shards that were moved aside are used whoever has moved them, and go once all is made."""
     if not options.update:
@@ -133,15 +135,15 @@ def _generate(
     for path in there.partials:
         path.unlink(missing_ok=True)
     aside = [*there.aside, *move_aside(there.folder, there.others)]
-    shards = there.missing(pairs)
+    shards = there.missing(inputs.pairs)
     resumed = sum(shard.count for shard in there.shards)
     kept = 0
     if shards:
         work = FieldWork(options, module, made_of, kept_fields(aside, made_of))
-        kept = _run(work, shards, pairs, resumed)
+        kept = _run(work, shards, inputs.pairs, resumed)
     for path in aside:
         path.unlink()
-    return _generated(options, [*there.shards, *shards], pairs, resumed, kept if aside else None, done=not shards)
+    return _generated(options, inputs, [*there.shards, *shards], resumed, kept if aside else None, done=not shards)
 
 
 def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
@@ -165,8 +167,8 @@ def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
 
 def _generated(
     options: GenerateFieldsOptions,
+    inputs: FieldInputs,
     shards: Sequence[Shard],
-    pairs: int,
     resumed: int = 0,
     kept: int | None = None,
     done: bool = False,
@@ -177,7 +179,7 @@ def _generated(
         with open_dataset(Path(options.temp_dir) / shard.name).file as file:
             not_run += int(file["not_run"][:].sum())
             with_nonfinite += int((file["nonfinite"][:] > 0).sum())
-    return Generated(options.temp_dir, pairs, resumed, kept, done, not_run, with_nonfinite)
+    return Generated(options.temp_dir, inputs.matched(), resumed, kept, done, not_run, with_nonfinite)
 
 
 def _devices(options: GenerateFieldsOptions) -> list[str]:

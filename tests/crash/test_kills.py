@@ -51,7 +51,7 @@ def test_an_update_that_is_killed_makes_no_field_twice(
     ended = nursery.finish(call)
     if name == AT_WORK["update_fields"]:
         assert ended.resumed == at + after
-    assert ended.kept is None or ended.pairs - ended.resumed - ended.kept <= NEW_PAIRS
+    assert ended.kept is None or ended.matched.pairs - ended.resumed - ended.kept <= NEW_PAIRS
     assert step.faults(out) == []
 
 
