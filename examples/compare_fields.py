@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Compare fields with the true ones of a sample volume that make_sample_volume.py built.
 
-    python examples/compare_fields.py sample field_1.h5
-    python examples/compare_fields.py sample field_1.h5 image.h5
+    python examples/compare_fields.py sample field_1.h5 field_2.h5
 
-prints for each pair the median error in pixels at the field file's MIP; with an image file also the
-correlation of the target with the source before and after pulling it by the field.
+prints a line for each field file: its size, its pairs, and how far its vectors are from the true ones, in pixels
+at the file's MIP: the median, and the distance below which 90 % of them are. The last column says which part of
+the pixels was compared: none is compared that lies near a border or a fold.
 
 Conventions. Arrays have x first. A field (2, X, Y): component 0 displaces along y, component 1 along x.
 `start` and `translation` are (x, y, ...) in MIP-0 voxels.
@@ -44,7 +44,7 @@ HEADER = f"{'file':<36}     MiB  pairs  pixels     MIP  median (px)  90 % below 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volume_folder", type=Path, help="what make_sample_volume.py made")
-    parser.add_argument("field", type=Path, nargs="+", help="field file (HDF5)")
+    parser.add_argument("field", type=Path, nargs="+", help="field files (HDF5)")
     args = parser.parse_args(argv)
     try:
         lines = []
@@ -71,6 +71,8 @@ class Fields:
 def read_fields(path: Path) -> Fields:
     """The field file at `path`, or ValueError if it lacks what a comparison needs."""
     with h5py.File(path, "r") as file:
+        if "mean" in file:
+            raise ValueError(f"{path}: this is an image file; want a field file, such as field_1.h5")
         missing = [name for name in ("main", "start", "translation") if name not in file]
         if missing or "mip" not in file.attrs:
             raise ValueError(f"{path}: no {', '.join(missing) or 'attribute mip'}; is it a field file?")

@@ -389,6 +389,7 @@ def test_a_line_a_file(volume, field_file, capsys):
         ({"start": np.zeros((2, 2, 3), np.int64)}, "start is"),
         ({"start": np.full((1, 2, 3), 9)}, "section 9"),
         ({"main": np.zeros((1, 3, 8, 8))}, "fields are"),
+        ({"mean": np.zeros((1, 2))}, "field.h5: this is an image file; want a field file"),
     ],
 )
 def test_bad_field_files_are_one_line_and_exit_code_2(volume, field_file, capsys, changes, message):
@@ -397,6 +398,15 @@ def test_bad_field_files_are_one_line_and_exit_code_2(volume, field_file, capsys
     assert compare_fields.main([str(volume), str(path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_help_promises_what_is_done(capsys):
+    with pytest.raises(SystemExit):
+        compare_fields.main(["--help"])
+    described = capsys.readouterr().out
+    assert "a line for each field file" in described
+    for wrong in ("image.h5", "correlation", "for each pair"):
+        assert wrong not in described
 
 
 def test_missing_files_are_one_line_and_exit_code_2(volume, field_file, tmp_path, capsys):
