@@ -15,6 +15,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--temp_dir", required=True, help="the folder of shards")
     made.add_argument("--dst_path", required=True, help="the field file to write")
     cli.add_existing(made)
+    cli.add_quiet(made)
     return made
 
 

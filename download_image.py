@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     cli.add_existing(made)
+    cli.add_quiet(made)
     return made
 
 

@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
     made.add_argument("--update", action="store_true", help="replace shards of other inputs; keep what is still right")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
+    cli.add_quiet(made)
     return made
 
 

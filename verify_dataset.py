@@ -16,17 +16,19 @@ from curation import cli
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     made.add_argument("path", nargs="+", metavar="FILE", help="image or field files")
+    cli.add_quiet(made)
     return made
 
 
 def main(args: argparse.Namespace) -> None:
+    from curation.progress import say
     from curation.steps.verify_dataset import faults
 
     found = False
     for path in args.path:
         for fault in faults(path):
             found = True
-            print(fault, flush=True)
+            say(fault)
     if found:
         sys.exit(cli.WORK_FAILED)
 

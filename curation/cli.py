@@ -38,6 +38,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the option that keeps progress from stderr."""
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
 def add_existing(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what happens to output that is there already."""
     either = parser.add_mutually_exclusive_group()
@@ -60,6 +65,10 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
+        if getattr(args, "quiet", False):
+            from .progress import silence
+
+            silence()
         main(args)
         sys.stdout.flush()
     except (UsageError, WorkError, KeyboardInterrupt, Terminated, Exception) as error:

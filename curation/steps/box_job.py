@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from .. import runner
 from ..datasets.chunks import Chunk
@@ -26,11 +25,14 @@ from ..datasets.shards import Shard
 from ..datasets.writer import Writer
 from ..errors import WorkError
 from ..files import Existing, check_destination, lock_path, locked, make_folder
+from ..progress import progress
 from .box_tasks import BoxResult, BoxTask, box_tasks, repeats, runs_of
 from .box_work import BoxWork
 from .report import Plan, Report, free_bytes, report_of
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from ..volumes.box_reader import BoxReader
 
 # A commit follows once this many bytes were put, or once this much time has passed. A crash loses what was put since.
@@ -290,7 +292,7 @@ def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callab
     runs = runs_of(tasks, workers)
     numbered = [task for run in runs for task in run]
     with (
-        tqdm(total=len(tasks), desc="boxes", unit="box") as bar,
+        progress(len(tasks), "boxes cut", "box") as bar,
         closing(runner.run(work, runs, workers, _Waiting(bar))) as results,
     ):
         for number, result in results:
@@ -346,9 +348,13 @@ class BoxFiles:
             boxes = earlier[writer.target]
             places = np.where(writer.done, NOWHERE, boxes.places(starts))
             found = np.argwhere(places != NOWHERE).tolist()
-            for pair, role in tqdm(found, desc="kept boxes", unit="box", disable=not found):
-                if (box := boxes.box(int(places[pair, role]))) is not None:
-                    self._put(writer, pair, role, *box)
+            if not found:
+                continue
+            with progress(len(found), "images kept", "image") as bar:
+                for pair, role in found:
+                    if (box := boxes.box(int(places[pair, role]))) is not None:
+                        self._put(writer, pair, role, *box)
+                    bar.update()
             self._commit()
 
     def put(self, task: BoxTask, result: BoxResult) -> None:

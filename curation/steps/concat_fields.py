@@ -8,7 +8,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
@@ -21,6 +20,7 @@ from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
 from ..errors import UsageError, WorkError
 from ..files import Existing, check_destination, check_name, lock_path, locked, make_folder
+from ..progress import progress
 from ..provenance import provenance
 
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
@@ -179,7 +179,7 @@ def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
 def _copy(shards: list[ReadShard], writer: Writer) -> None:
     done = np.logical_and.reduce(writer.done, axis=1)
     uncommitted = 0
-    with tqdm(total=len(done), initial=int(done.sum()), desc="pairs", unit="pair") as bar:
+    with progress(len(done), "pairs", "pair", done=int(done.sum())) as bar:
         for shard in shards:
             left = [pair for pair in range(shard.first, shard.last) if not done[pair]]
             for pair, chunk in zip(left, _chunks(shard, left, writer.layout), strict=True):

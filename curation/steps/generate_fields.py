@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from .. import fields, runner
 from ..aligners.pyramid import Module, content_hash, find_module
@@ -19,6 +18,7 @@ from ..datasets.probe import check_undamaged
 from ..datasets.shards import Shard
 from ..errors import UsageError, WorkError
 from ..files import check_destination, locked, make_folder
+from ..progress import progress
 from ..provenance import Provenance, provenance
 from .field_inputs import FieldInputs, Matched
 from .field_shards import LOCKED, FoundShards, find_shards, move_aside
@@ -155,7 +155,7 @@ def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
     work = replace(work, devices=tuple(devices), threads=threads)
     failures: list[str] = []
     kept = 0
-    with tqdm(total=pairs, initial=resumed, desc="pairs", unit="pair") as bar:
+    with progress(pairs, "pairs", "pair", done=resumed) as bar:
         for number, done in runner.run(work, [[shard] for shard in shards], len(devices)):
             failures += done.failures
             kept += done.kept

@@ -6,7 +6,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 from isal import isal_zlib
-from tqdm import tqdm
 
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, PAIR_FACTS, ROLES
@@ -15,6 +14,7 @@ from ..datasets.probe import lift_limits, limited
 from ..datasets.seal import DamageError, seal_fault
 from ..errors import UsageError
 from ..files import PathLike
+from ..progress import progress
 from ..provenance import sha256
 
 
@@ -85,20 +85,22 @@ def _chunk_faults(data: Dataset) -> Iterator[str]:
     roles = data.chunk_roles
     known = data.file["crc32"][:] if "crc32" in data.file else None
     stored = intact_boxes(data.file) if "checksum" in data.file else None
-    for sample in tqdm(range(main.shape[0]), desc=data.path.name, unit="sample"):
-        for role in range(roles):
-            where = f"pair {sample}" + (f" {ROLES[role]}" if roles == len(ROLES) else "")
-            try:
-                values = main[sample, role] if roles == len(ROLES) else main[sample]
-            except (OSError, RuntimeError) as error:
-                yield f"{where}: cannot be read: {_reason(main, error)}"
-                continue
-            if known is not None and isal_zlib.crc32(np.ascontiguousarray(values, "<f4")) != known[sample, role]:
-                yield f"{where}: its values do not have the CRC-32 that crc32 says"
-            elif stored is not None and not stored[sample, role]:
-                yield f"{where}: its facts are not those that were stored with it"
-            elif main.scaleoffset is not None and roles == 1 and values.shape[0] == 2:
-                yield from (f"{where}: {fault}" for fault in _scaleoffset_faults(values))
+    with progress(main.shape[0], data.path.name, "sample") as bar:
+        for sample in range(main.shape[0]):
+            for role in range(roles):
+                where = f"pair {sample}" + (f" {ROLES[role]}" if roles == len(ROLES) else "")
+                try:
+                    values = main[sample, role] if roles == len(ROLES) else main[sample]
+                except (OSError, RuntimeError) as error:
+                    yield f"{where}: cannot be read: {_reason(main, error)}"
+                    continue
+                if known is not None and isal_zlib.crc32(np.ascontiguousarray(values, "<f4")) != known[sample, role]:
+                    yield f"{where}: its values do not have the CRC-32 that crc32 says"
+                elif stored is not None and not stored[sample, role]:
+                    yield f"{where}: its facts are not those that were stored with it"
+                elif main.scaleoffset is not None and roles == 1 and values.shape[0] == 2:
+                    yield from (f"{where}: {fault}" for fault in _scaleoffset_faults(values))
+            bar.update()
 
 
 def _reason(main: h5py.Dataset, error: Exception) -> str:
