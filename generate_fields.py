@@ -30,6 +30,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model_params", type=cli.json_object, default={}, help="JSON object for the module's create()")
     made.add_argument("--crop", choices=("start", "center"), default="start", help="what coarse and fine boxes share")
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    made.add_argument(
+        "--failed",
+        choices=("stop", "nan", "prior"),
+        default="stop",
+        help="field of a pair on which the module fails; stop: none, and the run fails (stop)",
+    )
+    made.add_argument("--max_failures", type=cli.positive, default=10, help="stop after so many such pairs (10)")
     made.add_argument("--update", action="store_true", help="replace shards of other inputs; keep what is still right")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     cli.add_quiet(made)
@@ -56,6 +63,9 @@ def main(args: argparse.Namespace) -> None:
             crop=args.crop,
             decimals=args.field_decimals,
             missing_prior=args.missing_prior,
+            failed=args.failed,
+            max_failures=args.max_failures,
+            debug=args.debug,
             update=args.update,
             dry_run=args.dry_run,
         )

@@ -11,17 +11,18 @@ class WorkError(RuntimeError):
     """The work failed: finished output is untouched, and the same command may resume. Exit code 1."""
 
 
-LISTED = 20  # ranges of numbers that a message names
+LISTED = 20  # ranges of pairs that a message names
 
 
-def ranges_text(numbers: Iterable[int]) -> str:
-    """Numbers as people write them, such as "3, 7-9"; of very many the first ranges, and how many more there are."""
+def numbered(pairs: Iterable[int]) -> str:
+    """Pairs by their numbers, neighbours in one: "pairs 3, 7-9"; of very many the first ranges, and how many more."""
+    numbers = sorted(set(map(int, pairs)))
     ranges: list[tuple[int, int]] = []
-    for number in sorted(set(numbers)):
+    for number in numbers:
         if ranges and ranges[-1][1] == number - 1:
             ranges[-1] = ranges[-1][0], number
         else:
             ranges.append((number, number))
-    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges[:LISTED])
+    named = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges[:LISTED])
     more = sum(last - first + 1 for first, last in ranges[LISTED:])
-    return f"{text} and {more} more" if more else text
+    return f"pair{'s' if len(numbers) > 1 else ''} {named}" + (f" and {more} more" if more else "")

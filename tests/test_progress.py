@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def damaged(folder: Path) -> Path:
 def on_a_terminal(*command: object) -> str:
     """What a command shows on a terminal, which is its stdout and its stderr."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""

@@ -10,6 +10,7 @@ import inspect
 import os
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Aligner:
     """A loaded module on a device, called with numpy arrays."""
 
     def __init__(self, module: Module, checkpoint_name: str, params: Mapping[str, Any], device: str) -> None:
-        self._name = module.folder
+        self._folder = module.folder
         self._device = torch.device(device)
         try:
             with _seeded(self._device):
@@ -51,7 +52,7 @@ class Aligner:
         except UsageError:
             raise
         except (Exception, SystemExit) as error:
-            raise WorkError(f"{module.folder}: could not be loaded: {_text(error)}") from error
+            raise WorkError(f"{module.folder}: could not be loaded: {_text(error, module.folder)}") from error
 
     def __call__(self, source: Any, target: Any, prior: Any) -> Any:
         """The field, (2, X, Y) float32 pixels, that warps source onto target, both (X, Y).
@@ -71,7 +72,7 @@ class Aligner:
         except WorkError:
             raise
         except (Exception, SystemExit) as error:  # a module that ends the program has not made its field
-            raise WorkError(f"{self._name}: {_text(error)}") from error
+            raise WorkError(f"{self._folder}: {_text(error, self._folder)}") from error
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -79,10 +80,10 @@ class Aligner:
     def _field(self, given: Any, shape: tuple[int, int]) -> Any:
         wanted = (1, 2, *shape)
         if not isinstance(given, torch.Tensor):
-            raise WorkError(f"{self._name}: returned {type(given).__name__}: want a field tensor of shape {wanted}")
+            raise WorkError(f"{self._folder}: returned {type(given).__name__}: want a field tensor of shape {wanted}")
         if tuple(given.shape) != wanted or not given.is_floating_point():
             raise WorkError(
-                f"{self._name}: returned {given.dtype} of shape {tuple(given.shape)}: want float32 of shape {wanted}"
+                f"{self._folder}: returned {given.dtype} of shape {tuple(given.shape)}: want float32 of shape {wanted}"
             )
         # A torchfields Field is a tensor of a class of its own; what is stored is its plain numbers.
         plain = given.detach().as_subclass(torch.Tensor)[0]
@@ -185,5 +186,23 @@ def _parameters(function: Callable[..., Any]) -> "set[str] | _Everything":
     return set(parameters)
 
 
-def _text(error: BaseException) -> str:
-    return str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"
+def _text(error: BaseException, folder: Path) -> str:
+    """An error, and the last line of the module's own files that it came from, if it came from one."""
+    if isinstance(error, WorkError):
+        return str(error)
+    place = _place(error, folder.absolute())
+    said = error.msg if isinstance(error, SyntaxError) and place else str(error)
+    return f"{place}{type(error).__name__}: {said}"
+
+
+def _place(error: BaseException, folder: Path) -> str:
+    """`FILE, line N: SOURCE TEXT: ` of the last line in a folder that an error came from; "" if it came from none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [(frame.filename, frame.lineno, frame.line) for frame in frames]
+    if isinstance(error, SyntaxError):  # of a file that was not run: it is no frame
+        lines.append((error.filename or "", error.lineno, error.text))
+    own = [line for line in lines if Path(line[0]).is_relative_to(folder)]
+    if not own:
+        return ""
+    path, number, text = own[-1]
+    return f"{Path(path).relative_to(folder)}, line {number}: {(text or '').strip()}: "

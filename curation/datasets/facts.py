@@ -69,10 +69,12 @@ class BoxFacts:
 class PairFacts:
     """What is known of a pair's field; each fact is a dataset of its name, (N,), in a field file.
 
-    not_run: an image of the pair is all 0, so that its field is the prior. nonfinite: vectors that are not finite.
+    not_run: an image of the pair is all 0, so that its field is the prior. failed: the aligner failed, so that the
+    field is none of its own. nonfinite: vectors that are not finite.
     """
 
     not_run: bool = _flag()
+    failed: bool = _flag()
     nonfinite: int = _stored("<i8", low=0)
 
 

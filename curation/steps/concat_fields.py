@@ -26,7 +26,7 @@ from ..provenance import provenance
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
 
 # What a shard says of itself alone; the rest of its attributes are the joined file's too.
-_OF_A_SHARD = ("first", "last", "pairs", "toolkit_version", "provenance", "identity", SEAL)
+_OF_A_SHARD = ("first", "last", "pairs", "failed", "toolkit_version", "provenance", "identity", SEAL)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import numpy as np
 from isal import isal_zlib
 
 from ..datasets.dataset import Dataset, open_dataset
-from ..errors import UsageError
-from .report import numbered
+from ..errors import UsageError, numbered
 
 Checksums = tuple[int, int, int]
 """Of a pair: the CRC-32 of its source, its target and its prior, as `crc32` in files; 0 where there is no prior."""

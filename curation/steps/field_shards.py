@@ -19,6 +19,7 @@ from ..datasets.shards import Shard, missing_shards, shard_named
 from ..errors import UsageError, WorkError
 from ..files import lock_path
 from ..provenance import Provenance, differences
+from .kept_fields import says_all
 
 LOCKED = "shards"  # what the lock in the folder is a lock of
 
@@ -63,8 +64,12 @@ class FoundShards:
             )
 
 
-def find_shards(folder: Path, made_of: Provenance, update: bool) -> FoundShards:
-    """What is in a folder, which need not be there. A shard that is damaged is a `UsageError`, or replaced."""
+def find_shards(folder: Path, made_of: Provenance, failed: str, update: bool) -> FoundShards:
+    """What is in a folder, which need not be there. A shard that is damaged is a `UsageError`.
+
+    failed: what the fields of pairs are on which the aligner fails. update: shards that are damaged, or in which a pair
+    has failed, are among the others.
+    """
     if not folder.exists():
         return FoundShards(folder)
     there = {path: shard for path in folder.iterdir() if (shard := shard_named(path.name))}
@@ -75,7 +80,7 @@ def find_shards(folder: Path, made_of: Provenance, update: bool) -> FoundShards:
     shards = []
     for number in undamaged(paths) if update else range(len(paths)):
         shard = there[paths[number]]
-        if wrong := _other_origin(paths[number], made_of):
+        if wrong := _other_origin(paths[number], made_of, None if update else failed):
             others[shard] = wrong
         else:
             del others[shard]
@@ -90,15 +95,17 @@ def find_shards(folder: Path, made_of: Provenance, update: bool) -> FoundShards:
     )
 
 
-def _other_origin(path: Path, made_of: Provenance) -> str | None:
-    """What else a shard was made with; None if that is nothing."""
+def _other_origin(path: Path, made_of: Provenance, failed: str | None) -> str | None:
+    """What else a shard was made with; None if that is nothing. failed: what it may hold of pairs that failed."""
     data = open_dataset(path)
     with closing(data.file) as file:
         found = json.loads(data.provenance)
         if found != made_of:
             return f"made with another {differences(made_of, found)}"
-        if "input_crc32" not in file:
+        if not says_all(file):
             return "made with another version of the toolkit"
+        if file["failed"][:].any() and data.attributes.get("failed") != failed:
+            return "made with another failed"
     return None
 
 

@@ -3,14 +3,18 @@
 A worker reads the next pair, encodes the last field and writes the last shard while its module runs.
 """
 
+import sys
+import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from .. import fields, runner
 from ..aligners.pyramid import Module
@@ -33,7 +37,9 @@ if TYPE_CHECKING:
 class GenerateFieldsOptions:
     """generate_fields's arguments.
 
-    missing_prior: "stop" or "zero", what is done of pairs whose start no previous field has.
+    missing_prior: "stop" or "zero", what is done of pairs whose start no previous field has. failed: "stop",
+    "nan" or "prior", what the field of a pair is on which the aligner fails. max_failures: after so many the run stops.
+    debug: whether to show the traceback of a failure.
     """
 
     pyramid_path: str
@@ -50,6 +56,9 @@ class GenerateFieldsOptions:
     crop: str = "start"
     decimals: int | None = 2
     missing_prior: str = "stop"
+    failed: str = "stop"
+    max_failures: int = 10
+    debug: bool = False
     update: bool = False
     dry_run: bool = False
 
@@ -60,10 +69,25 @@ class GenerateFieldsOptions:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of a shard, which is written if no pair of it has failed. kept: how many of its fields were."""
+    """What came of a shard. kept: how many of its fields were."""
 
     kept: int
-    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pair on which the aligner failed, as a worker says it at once. trace: the traceback, as text."""
+
+    pair: int
+    text: str
+    trace: str
+
+    @classmethod
+    def of(cls, pair: int, inputs: PairInputs, error: WorkError) -> "Failure":
+        """A failure that is being handled."""
+        _, x_size, y_size = inputs.images.shape
+        text = " ".join(str(error).split())
+        return cls(pair, f"pair {pair}, {x_size} x {y_size} pixels: {text}", traceback.format_exc())
 
 
 @dataclass(frozen=True)
@@ -84,7 +108,7 @@ class _PendingShard:
     facts: list[PairFacts] = field(default_factory=list)
     checksums: list[Checksums] = field(default_factory=list)
     kept: int = 0
-    failures: list[str] = field(default_factory=list)
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,14 +177,20 @@ class FieldWork:
     ) -> None:
         black = inputs.black
         model = None if black else aligner.load()
-        try:
-            made = inputs.prior_or_zeros if model is None else model(inputs.images[0], inputs.images[1], inputs.prior)
-        except WorkError as error:
-            _, x_size, y_size = inputs.images.shape
-            pending.failures.append(f"pair {pair}, {x_size} x {y_size} pixels: {error}")
-            return
+        failure = None
+        made = inputs.prior_or_zeros
+        if model is not None:
+            try:
+                made = model(inputs.images[0], inputs.images[1], inputs.prior)
+            except WorkError as error:
+                failure = Failure.of(pair, inputs, error)
+        if failure is not None:
+            pending.failed = True
+            runner.say(failure)
+            if self.options.failed == "nan":
+                made = np.full_like(made, np.nan)
         nonfinite = int((~np.isfinite(made)).any(axis=0).sum())
-        pending.facts.append(PairFacts(not_run=black, nonfinite=nonfinite))
+        pending.facts.append(PairFacts(not_run=black, failed=failure is not None, nonfinite=nonfinite))
         pending.chunks.append(encoder.submit(self._encoded, made))
 
     def _encoded(self, found: np.ndarray) -> Chunk:
@@ -169,12 +199,12 @@ class FieldWork:
         return encode(fields.rounded(finer, options.decimals))
 
     def _finished(self, pending: _PendingShard, images: Dataset) -> ShardResult:
-        """Write a shard whose chunks were encoded by the thread that runs this, before it; one with failures is not."""
-        if not pending.failures:
+        """Write a shard whose chunks were encoded by the thread that runs this, before it."""
+        if not pending.failed or self.options.failed != "stop":
             layout = self._layout(pending, images)
             path = Path(self.options.temp_dir) / pending.shard.name
             write_whole(path, layout, [chunk.result() for chunk in pending.chunks])
-        return ShardResult(pending.kept, tuple(pending.failures))
+        return ShardResult(pending.kept)
 
     def _layout(self, pending: _PendingShard, images: Dataset) -> Layout:
         options, shard = self.options, pending.shard
@@ -189,6 +219,8 @@ class FieldWork:
             "first": shard.first,
             "last": shard.last - 1,
         }
+        if pending.failed:
+            attributes["failed"] = options.failed
         shape = (shard.count, *images.main.shape[1:])
         return Layout(shape, 1, {**known, **stacked(pending.facts), **made_from}, (), self.provenance, attributes)
 
@@ -224,5 +256,10 @@ class LateAligner:
             if self._work.threads:
                 torch.set_num_threads(self._work.threads)
             options = self._work.options
-            self._aligner = Aligner(self._work.module, options.checkpoint_name, options.model_params, self._device)
+            try:
+                self._aligner = Aligner(self._work.module, options.checkpoint_name, options.model_params, self._device)
+            except WorkError:
+                if options.debug and parent_process() is not None:  # whose process is told of the error's text only
+                    tqdm.write(traceback.format_exc(), file=sys.stderr)
+                raise
         return self._aligner

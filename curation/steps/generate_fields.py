@@ -5,24 +5,26 @@ shards from a common queue. A shard appears when it is whole, so the shards that
 """
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from .. import fields, runner
 from ..aligners.pyramid import Module, content_hash, find_module
 from ..datasets.dataset import open_dataset
 from ..datasets.probe import check_undamaged
 from ..datasets.shards import Shard
-from ..errors import UsageError, WorkError
+from ..errors import UsageError, WorkError, numbered
 from ..files import check_destination, locked, make_folder
 from ..progress import progress
 from ..provenance import Provenance, provenance
 from .field_inputs import FieldInputs, Matched
 from .field_shards import LOCKED, FoundShards, find_shards, move_aside
-from .field_work import FieldWork, GenerateFieldsOptions
+from .field_work import Failure, FieldWork, GenerateFieldsOptions
 from .kept_fields import kept_fields
 from .report import free_bytes, size_text, table
 
@@ -42,6 +44,7 @@ class Generated:
     done: bool
     not_run: int
     with_nonfinite: int
+    failed: tuple[int, ...]
 
     def __str__(self) -> str:
         found = "done already" if self.done else f"{self.resumed} of them found done"
@@ -52,6 +55,7 @@ class Generated:
             *self._update(),
             ("not run", f"{self.not_run}, an image being all 0"),
             ("not finite", f"{self.with_nonfinite} fields with such vectors"),
+            *([("failed", f"{len(self.failed)} ({numbered(self.failed)})")] if self.failed else []),
         ]
         return table(lines)
 
@@ -105,14 +109,16 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
         fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
     made_of = _provenance(options, module, inputs)
     folder = Path(options.temp_dir)
-    there = find_shards(folder, made_of, options.update)
+    there = find_shards(folder, made_of, options.failed, options.update)
     if there.are_all(inputs.pairs) and (options.dry_run or there.is_tidy):
         return _generated(options, inputs, there.shards, done=True)
     if options.dry_run:
         return _plan(options, module, inputs, there)
     make_folder(folder)
     with locked(folder / LOCKED):
-        there = find_shards(folder, made_of, options.update)  # again: another run may have ended just now
+        there = find_shards(
+            folder, made_of, options.failed, options.update
+        )  # again: another run may have ended just now
         return _generate(options, module, made_of, inputs, there)
 
 
@@ -153,16 +159,44 @@ def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
     devices = _devices(work.options)
     threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
     work = replace(work, devices=tuple(devices), threads=threads)
-    failures: list[str] = []
+    failures = _Failures(work.options, pairs)
     kept = 0
     with progress(pairs, "pairs", "pair", done=resumed) as bar:
-        for number, done in runner.run(work, [[shard] for shard in shards], len(devices)):
-            failures += done.failures
+        for number, done in runner.run(work, [[shard] for shard in shards], len(devices), failures.hear):
             kept += done.kept
             bar.update(shards[number].count)
-    if failures:
-        raise WorkError(f"{len(failures)} of {pairs} pairs failed; the first: {failures[0]}")
+    if work.options.failed == "stop":
+        failures.check()
     return kept
+
+
+class _Failures:
+    """The pairs on which the aligner failed: the first is told at once, and too many end the run."""
+
+    def __init__(self, options: GenerateFieldsOptions, pairs: int) -> None:
+        self._options = options
+        self._pairs = pairs
+        self._texts: dict[int, str] = {}
+
+    def hear(self, worker: int, what: object) -> None:
+        """What a worker says."""
+        if not isinstance(what, Failure):
+            return
+        if not self._texts:
+            trace = what.trace if self._options.debug else ""
+            tqdm.write(f"{trace}{what.text}", file=sys.stderr)
+        self._texts[what.pair] = what.text
+        if len(self._texts) >= self._options.max_failures:
+            self.check("; stopped there, as --max_failures says")
+
+    def check(self, stopped: str = "") -> None:
+        """A `WorkError` if a pair has failed."""
+        if self._texts:
+            pairs = sorted(self._texts)
+            raise WorkError(
+                f"{len(pairs)} of {self._pairs} pairs failed: {numbered(pairs)}{stopped}; "
+                f"the first: {self._texts[pairs[0]]}"
+            )
 
 
 def _generated(
@@ -175,11 +209,15 @@ def _generated(
 ) -> Generated:
     """What shards that hold all pairs say of them."""
     not_run = with_nonfinite = 0
+    failed: list[int] = []
     for shard in shards:
         with open_dataset(Path(options.temp_dir) / shard.name).file as file:
             not_run += int(file["not_run"][:].sum())
             with_nonfinite += int((file["nonfinite"][:] > 0).sum())
-    return Generated(options.temp_dir, inputs.matched(), resumed, kept, done, not_run, with_nonfinite)
+            failed += (shard.first + np.flatnonzero(file["failed"][:])).tolist()
+    return Generated(
+        options.temp_dir, inputs.matched(), resumed, kept, done, not_run, with_nonfinite, tuple(sorted(failed))
+    )
 
 
 def _devices(options: GenerateFieldsOptions) -> list[str]:

@@ -34,14 +34,22 @@ def kept_fields(paths: Sequence[Path], made_of: Provenance) -> KeptFields:
     for number in undamaged(paths):
         data = open_dataset(paths[number])
         with closing(data.file):
-            if alike_apart_from(INPUTS, made_of, json.loads(data.provenance)) and "input_crc32" in data.file:
+            if alike_apart_from(INPUTS, made_of, json.loads(data.provenance)) and says_all(data.file):
                 places |= {key: (number, sample) for sample, key in _keys_of(data)}
     return KeptFields(paths, places)
 
 
 def _keys_of(data: Dataset) -> Iterable[tuple[int, bytes]]:
-    for sample, (source, target, prior) in enumerate(data.file["input_crc32"][:].tolist()):
+    """The samples whose fields the aligner has made, or its being left out has, with their keys."""
+    checksums, failed = data.file["input_crc32"][:], data.file["failed"][:]
+    for sample in np.flatnonzero(failed == 0).tolist():
+        source, target, prior = checksums[sample].tolist()
         yield sample, key_of((source, target, prior), data, sample)
+
+
+def says_all(file: h5py.File) -> bool:
+    """Whether a shard says all that this version of the toolkit says of its pairs."""
+    return all(name in file for name in ("input_crc32", *PAIR_FACTS))
 
 
 def key_of(checksums: Checksums, data: Dataset, sample: int) -> bytes:

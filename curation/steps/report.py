@@ -13,7 +13,6 @@ from ..datasets.dataset import open_dataset
 from ..datasets.facts import BOX_FACTS, ROLES, VOLUMES
 
 NAMED = 5  # places of a kind that are named; the rest is in the file
-RANGES = 50  # ranges of pairs that are named
 
 
 def table(lines: Iterable[tuple[str, str]]) -> str:
@@ -33,20 +32,6 @@ def free_bytes(path: str | Path) -> int | None:
         return shutil.disk_usage(folder if folder.exists() else folder.parent).free
     except OSError:
         return None
-
-
-def numbered(pairs: Iterable[int]) -> str:
-    """Pairs by their numbers, in rising order and neighbours in one: "pairs 3, 7-9"; of very many only the first."""
-    found: list[list[int]] = []
-    for number in map(int, pairs):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    count = sum(last - first + 1 for first, last in found)
-    named = [str(first) if first == last else f"{first}-{last}" for first, last in found[:RANGES]]
-    more = sum(last - first + 1 for first, last in found[RANGES:])
-    return f"pair{'s' if count > 1 else ''} {', '.join(named)}" + (f" and {more} more" if more else "")
 
 
 @dataclass(frozen=True)

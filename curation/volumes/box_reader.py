@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import fields, samples
 from ..boxes import Box, Window
-from ..errors import UsageError, ranges_text
+from ..errors import UsageError, numbered
 from ..samples import Translation
 from ..spec import Reference, Spec, field_reference, image_reference
 from .volume import PROBES, ChunkKey, Volume, Volumes, check_scales, window_text
@@ -233,7 +233,7 @@ def check_boxes(reader: BoxReader, starts: np.ndarray) -> None:
     pairs = sorted(set((places // 2).tolist()))
     if len(pairs) == 1:
         raise UsageError(fault)
-    raise UsageError(f"{len(pairs)} pairs cannot be cut: {ranges_text(pairs)}; the first: {fault}")
+    raise UsageError(f"{len(pairs)} pairs cannot be cut: {numbered(pairs)}; the first: {fault}")
 
 
 def check_data(reader: BoxReader, starts: np.ndarray) -> None:
