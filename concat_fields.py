@@ -14,14 +14,14 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     made.add_argument("--temp_dir", required=True, help="the folder of shards")
     made.add_argument("--dst_path", required=True, help="the field file to write")
-    made.add_argument("--overwrite", action="store_true", help="replace the destination if it is there")
+    cli.add_existing(made)
     return made
 
 
 def main(args: argparse.Namespace) -> None:
     from curation.steps.concat_fields import concat_fields
 
-    print(concat_fields(args.temp_dir, args.dst_path, args.overwrite))
+    print(concat_fields(args.temp_dir, args.dst_path, cli.existing(args)))
 
 
 if __name__ == "__main__":

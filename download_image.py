@@ -15,7 +15,7 @@ from curation import cli
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     made.add_argument("--cv_path", required=True, help="the volume")
-    made.add_argument("--dst_folder", required=True, help="a folder that is there")
+    made.add_argument("--dst_folder", required=True, help="a folder, made if only it is missing")
     made.add_argument("--z_start", required=True, type=int, help="first section that is a source")
     made.add_argument("--z_end", required=True, type=int, help="the section after the last")
     made.add_argument("--x_offset", required=True, type=int, help="start in MIP-0 voxels, a multiple of 2^MIP")
@@ -25,14 +25,14 @@ def parser() -> argparse.ArgumentParser:
         "--patch_sizes", "--patch_size", required=True, nargs="+", type=cli.positive, help="pixels, one a MIP"
     )
     made.add_argument("--cv_path_defects", help="a volume of defects, read at the same MIPs")
-    made.add_argument("--mask_val", type=float, help="pixels whose defect value is at least this become 0")
+    made.add_argument("--mask_val", type=cli.threshold, help="pixels whose defect value is at least this become 0")
     made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
-    made.add_argument("--missing", choices=("black", "fail"), default="black", help="a chunk that is not there (black)")
+    made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")
     made.add_argument(
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
     )
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
-    made.add_argument("--overwrite", action="store_true", help="replace finished output")
+    cli.add_existing(made)
     return made
 
 
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
             missing=args.missing,
             retry_for=args.retry_for,
             dry_run=args.dry_run,
-            overwrite=args.overwrite,
+            existing=cli.existing(args),
         )
     )
     print(made)

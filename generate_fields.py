@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pyramid_path", required=True, help="folder of <STAGE>_mip<IN_MIP>in_<SUFFIX> modules")
     made.add_argument("--image_path", required=True, help="image file, at src_mip")
     made.add_argument("--prev_field_path", help="field file of the stage before, at src_mip; stage 0 may have none")
-    made.add_argument("--temp_dir", required=True, help="a folder that is there, for the shards")
+    made.add_argument("--temp_dir", required=True, help="folder for the shards; made if missing")
     made.add_argument("--stage", required=True, type=cli.level, help="which module of the pyramid")
     made.add_argument("--checkpoint_name", required=True, help="of the module: its .pt, or what create() is told")
     made.add_argument("--src_mip", required=True, type=cli.level, help="MIP of the images and the previous fields")
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model_params", type=cli.json_object, default={}, help="JSON object for the module's create()")
     made.add_argument("--crop", choices=("start", "center"), default="start", help="what coarse and fine boxes share")
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    made.add_argument("--update", action="store_true", help="replace shards of other inputs; keep what is still right")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     return made
 
@@ -50,6 +51,7 @@ def main(args: argparse.Namespace) -> None:
             model_params=args.model_params,
             crop=args.crop,
             decimals=args.field_decimals,
+            update=args.update,
             dry_run=args.dry_run,
         )
     )

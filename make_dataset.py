@@ -15,17 +15,18 @@ from curation import cli
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     made.add_argument("--spec_path", required=True, help="the spec, from create_spec.py")
-    made.add_argument("--dst_path", required=True, help="a folder that is there, or a cloud path for a new layer")
+    made.add_argument("--dst_path", required=True, help="a folder, made if only it is missing, or a layer's cloud path")
+    made.add_argument("--name", help="of the files, without .h5 (after the first pair: x{X}_y{Y}_z{Z}_MIP{M})")
     made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
     made.add_argument("--suffix", help="a tag before .h5 in the field file's name, such as a checkpoint's")
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
-    made.add_argument("--missing", choices=("black", "fail"), default="black", help="a chunk that is not there (black)")
+    made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")
     made.add_argument(
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
     )
     made.add_argument("--min_valid", type=cli.fraction, help="leave out pairs with less valid area in either image")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
-    made.add_argument("--overwrite", action="store_true", help="replace finished output")
+    cli.add_existing(made)
     return made
 
 
@@ -37,13 +38,14 @@ def main(args: argparse.Namespace) -> None:
             spec_path=args.spec_path,
             dst_path=args.dst_path,
             parallel=args.parallel,
+            name=args.name,
             suffix=args.suffix,
             decimals=args.field_decimals,
             missing=args.missing,
             retry_for=args.retry_for,
             min_valid=args.min_valid,
             dry_run=args.dry_run,
-            overwrite=args.overwrite,
+            existing=cli.existing(args),
         )
     )
     print(made)

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `--help` and a usage error answer at onc
 """
 
 import argparse
+import io
 import json
 import math
 import os
@@ -55,6 +56,7 @@ def existing(args: argparse.Namespace) -> Existing:
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
     """Parse the command line, call `main`, and leave with the exit code that its outcome stands for."""
+    _open_streams()
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
@@ -66,6 +68,16 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         code, message = _outcome(error)
         print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
         _leave(code)
+
+
+def _open_streams() -> None:
+    """Make output possible: a summary that cannot be printed must not make a failure of work that is done."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this; a data file would be opened in its place
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is that stream's own
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of names that its encoding does not have
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _leave(code: int) -> NoReturn:
@@ -132,6 +144,17 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a length of time: want seconds, 0 or more")
+    return value
+
+
+def threshold(text: str) -> float:
+    """A number to compare values with, which NaN is not: no value is at least NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number that values can be compared with")
     return value
 
 

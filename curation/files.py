@@ -23,32 +23,28 @@ class Existing(Enum):
     REPLACED = "replaced"  # --overwrite: all is made anew, also of output that is what the command would make
 
 
-def check_new(path: PathLike, overwrite: bool) -> None:
-    """Refuse to replace what is there, unless told to."""
-    if not overwrite and Path(path).exists():
-        raise UsageError(f"{path} is there already: take another name, or --overwrite to replace it")
-
-
-def check_folder(path: PathLike) -> None:
-    """Refuse a folder that is missing or cannot be written to."""
-    folder = Path(path)
-    if not folder.exists():
-        raise UsageError(f"{folder}: no such folder; make it first")
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{folder}: cannot be written to")
+def check_name(path: PathLike) -> None:
+    """Refuse a folder where a file is to be written."""
+    if Path(path).is_dir():  # so is "", the folder one is in
+        raise UsageError(f"{path or '.'} is a folder: want a file's name")
 
 
 def check_destination(path: PathLike) -> None:
     """Refuse a folder that cannot be written to. One that is missing is fine if `make_folder` can make it."""
     folder = Path(path)
     if folder.exists() or folder.is_symlink():
-        check_folder(folder)
+        _check_writable(folder)
     elif not folder.absolute().parent.exists():
         raise UsageError(f"{folder}: no such folder, nor is there {folder.parent} to make it in; make that first")
     else:
-        check_folder(folder.absolute().parent)
+        _check_writable(folder.absolute().parent)
+
+
+def _check_writable(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder}: cannot be written to")
 
 
 def make_folder(path: PathLike) -> None:
@@ -72,11 +68,9 @@ def holds(path: PathLike, pieces: Iterable[str]) -> bool:
 
 
 @contextmanager
-def written_whole(path: PathLike, overwrite: bool) -> Iterator[TextIO]:
+def written_whole(path: PathLike) -> Iterator[TextIO]:
     """A text file that appears under `path` whole when the block ends, and not at all if it raises."""
     target = Path(path)
-    check_folder(target.parent)
-    check_new(target, overwrite)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:

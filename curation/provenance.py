@@ -18,6 +18,11 @@ FORMAT = 2
 
 _FORMAT_KEY = "toolkit_format"
 
+WHICH_PAIRS = ("spec_sha256", "min_valid", "start", "sections")
+"""The parts that say which pairs a file holds, but not what is in a box."""
+
+_SPEC, _CUT = "spec_sha256", "spec_without_pairs_sha256"
+
 
 def provenance(**parts: Any) -> Provenance:
     """The provenance of what is made from `parts`, plain JSON values by name."""
@@ -44,6 +49,9 @@ def differences(wanted: Provenance, found: Provenance) -> str:
     differ = [name for name in sorted(names) if wanted.get(name, absent) != found.get(name, absent)]
     if _FORMAT_KEY in differ:
         return f"version of the toolkit (format {found.get(_FORMAT_KEY, 'unknown')}; this one makes format {FORMAT})"
+    if _SPEC in differ:
+        said = "spec" if _CUT in differ else "list of pairs"
+        differ = [said, *(name for name in differ if name not in (_SPEC, _CUT))]
     return ", ".join(differ)
 
 

@@ -12,13 +12,14 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -31,6 +32,7 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 Work = Callable[[int, Iterator[tuple[int, Unit]]], Iterator[tuple[int, Result]]]
 
+LONGEST_TMPDIR = 70  # bytes
 DEATHS_ALLOWED = 2  # of workers, while any one unit is in their hands
 
 # Not fork: a fork of a process with threads may inherit a locked lock, and would keep the other workers' pipes open,
@@ -88,9 +90,24 @@ def _start_server() -> None:
     The terminal sends it to the whole group of processes, but this one decides what it means. By itself the server
     ignores it only after its imports, and a worker not at all; a signal that is blocked here stays so in both.
     """
+    _take_short_temporary_folder()
     resource_tracker.ensure_running()  # by itself: when it starts, it unblocks signals
     with _without(signal.SIGINT):
         forkserver.ensure_running()
+
+
+def _take_short_temporary_folder() -> None:
+    """Have the server's socket in a folder whose path is short enough for one, whatever TMPDIR says.
+
+    The system takes 107 bytes for a socket's path (103 on macOS); multiprocessing adds 32 to the folder's.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TMPDIR:
+        return
+    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        util.get_temp_dir()  # makes it, once for this process
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

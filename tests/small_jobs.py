@@ -172,7 +172,7 @@ def _attribute(owner: h5py.HLObject, name: str) -> Any:
 
 
 # What of a file says where its volumes are, or covers what does.
-OF_THE_SPEC = ("attribute spec", "attribute spec_sha256", "attribute provenance", "attribute seal")
+OF_THE_SPEC = ("attribute spec", "attribute spec_sha256", "attribute volumes", "attribute provenance", "attribute seal")
 
 
 OF_STORED_BYTES = ("checksum", "attribute seal")

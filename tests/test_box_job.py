@@ -26,6 +26,7 @@ from volumes_made import make_layer
 from curation import provenance
 from curation.datasets.partial import partial_path
 from curation.datasets.shards import Shard
+from curation.files import Existing
 from curation.spec import read_spec
 from curation.steps.box_job import BoxJob, run_box_jobs
 from curation.steps.make_dataset import MakeDatasetOptions, box_job
@@ -51,12 +52,12 @@ def stored(path: Path) -> list[tuple[int, bytes]]:
 
 def test_shards_of_a_job_hold_what_its_whole_file_holds(spec: Path, tmp_path: Path) -> None:
     whole = job_of(spec, made_folder(tmp_path / "whole"))
-    run_box_jobs([whole], parallel=1, overwrite=False)
+    run_box_jobs([whole], parallel=1, existing=Existing.REFUSED)
     shards = [job_of(spec, tmp_path / "parts").of_shard(shard) for shard in (Shard(0, 4), Shard(4, 6))]
     for shard in shards:
         for file in shard.files():
             file.path.parent.mkdir(parents=True, exist_ok=True)
-    run_box_jobs(shards, parallel=1, overwrite=False)
+    run_box_jobs(shards, parallel=1, existing=Existing.REFUSED)
     for number, file in enumerate(whole.files()):
         parts = [shard.files()[number].path for shard in shards]
         assert [part.name for part in parts] == ["0_4.h5", "4_6.h5"]
@@ -72,11 +73,11 @@ def test_a_shard_whose_images_were_finished_first_is_finished(spec: Path, tmp_pa
     shard = job_of(spec, tmp_path / "parts").of_shard(Shard(4, 6))
     for file in shard.files():
         file.path.parent.mkdir(parents=True)
-    run_box_jobs([shard], parallel=1, overwrite=False)
+    run_box_jobs([shard], parallel=1, existing=Existing.REFUSED)
     field = shard.files()[1].path
     expected = contents(field)
     field.unlink()
-    run_box_jobs([shard], parallel=1, overwrite=False)
+    run_box_jobs([shard], parallel=1, existing=Existing.REFUSED)
     assert contents(field) == expected
 
 
@@ -92,7 +93,7 @@ def test_boxes_of_another_format_are_not_kept(
     line = refused("make_dataset.py", *dataset_arguments(spec, out))
     formats = f"(format {provenance.FORMAT - 1}; this one makes format {provenance.FORMAT})"
     assert f"begun with another version of the toolkit {formats}; " in line
-    assert line.endswith("give the same, or delete it")
+    assert line.endswith("give the same, or --update to give up what was begun")
 
 
 def test_a_partial_file_of_toolkit_0_1_is_of_another_version(
@@ -127,7 +128,7 @@ def test_the_plan_of_a_stretch_counts_boxes(command: Command, tmp_path: Path) ->
     )
     done = command("download_image.py", *arguments, "--dry_run")
     assert done.code == 0, done.stderr
-    assert "distinct boxes   4, 4 of them partly outside a volume" in done.stdout
+    assert "distinct boxes   4, 4 of them partly outside the image's volume" in done.stdout
 
 
 def test_a_box_that_its_field_brings_into_the_image_is_cut(command: Command, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Joining shards: every pair exactly once, bit for bit."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from curation.datasets.chunks import encode
 from curation.datasets.layout import Layout
-from curation.datasets.writer import write_whole
-from curation.errors import UsageError
+from curation.datasets.writer import Writer, write_whole
+from curation.errors import UsageError, WorkError
+from curation.files import Existing
 from curation.steps.concat_fields import concat_fields
 
 X, Y = 6, 4
@@ -105,11 +107,75 @@ def test_shards_of_another_origin_are_refused(
         join()
 
 
-def test_finished_output_is_not_replaced_unless_told(
-    folder: Path, join: Callable[[], h5py.File], tmp_path: Path
+def test_a_file_joined_of_the_same_shards_is_not_touched(folder: Path, tmp_path: Path) -> None:
+    shard(folder, 0, 10)
+    joined = tmp_path / "joined.h5"
+    concat_fields(str(folder), str(joined))
+    before = joined.stat(), tmp_path.stat().st_mtime_ns
+    assert "done already: 10 pairs from 1 shards" in str(concat_fields(str(folder), str(joined)))
+    assert (joined.stat(), tmp_path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("existing", [Existing.UPDATED, Existing.REPLACED])
+def test_a_file_of_other_shards_is_replaced_where_that_is_asked_for(
+    existing: Existing, folder: Path, tmp_path: Path
 ) -> None:
     shard(folder, 0, 10)
-    join().close()
-    with pytest.raises(UsageError, match=r"joined.h5 is there already"):
+    joined = tmp_path / "joined.h5"
+    concat_fields(str(folder), str(joined))
+    shard(folder, 0, 10, pairs=10, module="two")
+    with pytest.raises(UsageError, match=r"joined.h5 is there already, made with another origin, shards: --update"):
+        concat_fields(str(folder), str(joined))
+    concat_fields(str(folder), str(joined), existing)
+    with h5py.File(joined) as file:
+        assert '\\"module\\": \\"two\\"' in file.attrs["provenance"]
+
+
+def test_there_may_be_more_shards_than_files_that_a_process_may_have_open(
+    folder: Path, join: Callable[[], h5py.File], limit_open_files: Callable[[int], None]
+) -> None:
+    for pair in range(60):
+        shard(folder, pair, pair + 1, pairs=60)
+    limit_open_files(20)
+    with join() as file:
+        assert file["main"][:].tobytes() == values(0, 60).tobytes()
+
+
+@pytest.fixture
+def limit_open_files() -> Iterator[Callable[[int], None]]:
+    """Lets this process open only so many more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit(more: int) -> None:
+        highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_shard_that_changes_while_shards_are_joined_is_named(
+    folder: Path, join: Callable[[], h5py.File], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(folder, 0, 10)
+
+    def changing(path: Path, layout: Layout) -> Writer:
+        shard(folder, 0, 10, module="two")
+        return Writer(path, layout)
+
+    monkeypatch.setattr("curation.steps.concat_fields.Writer", changing)
+    with pytest.raises(WorkError, match=r"0_10.h5: changed while shards were joined"):
         join()
-    concat_fields(str(folder), str(tmp_path / "joined.h5"), overwrite=True)
+    assert not (tmp_path / "joined.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "out"])
+def test_a_folder_as_the_destination_is_refused_before_anything_is_joined(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(folder, 0, 10)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"is a folder: want a file's name"):
+        concat_fields(str(folder), name, Existing.REPLACED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "shards"]

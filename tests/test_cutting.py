@@ -12,7 +12,7 @@ from cloudvolume import CloudVolume
 from one_sample import Sample, Volume, sample
 from volumes_made import make_layer
 
-from curation.errors import WorkError
+from curation.errors import UsageError, WorkError
 from curation.steps.box_tasks import BoxTask, Slot, box_tasks, runs_of
 from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
 
@@ -196,6 +196,13 @@ def test_a_suffix_marks_the_field_file(made: Made, tmp_path: Path) -> None:
     image_path, field_path = cut(made.spec, tmp_path / "job", suffix="test")
     assert image_path.exists()
     assert field_path.with_name("field_0_x48_y0_z4_MIP1_test.h5").exists()
+
+
+@pytest.mark.parametrize("suffix", ["a/b", "../b", "/"])
+def test_a_suffix_that_leads_to_another_folder_is_refused(suffix: str, made: Made, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--suffix .*: want a tag of the field file's name, without /"):
+        cut(made.spec, tmp_path / "job", suffix=suffix)
+    assert not list((tmp_path / "job").glob("*.h5"))
 
 
 def test_a_box_shifted_out_of_its_volume_fails(made: Made, tmp_path: Path) -> None:

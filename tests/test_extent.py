@@ -37,6 +37,13 @@ def test_a_path_without_protocol_is_a_folder(layer: str) -> None:
     assert read_extent(layer.removeprefix("file://")) == read_extent(layer)
 
 
+def test_a_path_may_begin_in_the_home_folder(layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_extent("file://~/image") == read_extent(layer)
+    with pytest.raises(UsageError, match="no info file"):
+        read_extent("file://~nobody-of-this-name/image")
+
+
 def test_it_is_mip_0_that_is_read_whatever_levels_there_are(tmp_path: Path) -> None:
     path = make_layer(tmp_path, {2: np.ones(SHAPE, np.uint8)}, (4, 4, 40))
     assert read_extent(path) == Extent((4.0, 4.0, 40.0), (0, 0, 0), (48, 32, 6))

@@ -135,6 +135,12 @@ def test_42_two_modules_of_one_stage(run_of: Arguments, refused: Refused, tmp_pa
         ("def create(): return lambda s, t: s", "returned torch.float32 of shape (1, 1, 12, 8)"),
         ("def create(): return lambda s, t: 1 / 0", "5 of 5 pairs failed; the first: pair 0, 12 x 8 pixels: "),
         ("def create(): return lambda s, t: 1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(0)", "0_mip3in_small: could not be loaded: SystemExit: 0"),
+        ("def create(): return lambda s, t: exit()", "5 of 5 pairs failed; the first: pair 0, 12 x 8 pixels: "),
+        (
+            "import torch\ndef create(): return lambda s, t: torch.ones(1, 2, 12, 8, device='meta')",
+            "5 of 5 pairs failed",
+        ),
     ],
 )
 def test_43_a_bad_module_is_named(create: str, said: str, run_of: Arguments, failed: Refused, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Faults 21 to 28 of docs/faults.md: chunks missing, refused, damaged or late, and volumes of something else."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_21_a_chunk_not_found_is_black_and_counted(
     chunk_file(tmp_path / "image", 0, (0, 0, 5)).unlink()
     done = command("make_dataset.py", *job(image))
     assert done.code == 0
-    assert "missing chunks   1 read as black (pair 0 source)" in done.stdout
+    assert f"missing chunks   1 of 6 of image {image} at MIP 0; read as black (pair 0 source)\n" in done.stdout
     with h5py.File(tmp_path / MADE) as file:
         assert not file["main"][0, 0].any()
         assert file["missing_chunks"][:].tolist() == [[1, 0], [0, 0], [0, 0]]
@@ -79,17 +80,18 @@ def test_21_a_chunk_not_found_fails_where_that_is_asked_for(
     assert command("make_dataset.py", *job(image, None, "--missing", "fail")).code == 0
 
 
-@pytest.mark.parametrize("missing", ["black", "fail"])
+@pytest.mark.parametrize("missing", [[], ["--missing", "fail"]])
 @pytest.mark.parametrize("levels", [{1: voxels()[::2, ::2]}, {1: voxels()[::2, ::2], 3: voxels()[::8, ::8]}])
 def test_21_an_image_of_which_no_chunk_is_there(
-    levels: dict[int, np.ndarray], missing: str, job: Arguments, refused: Refused, tmp_path: Path
+    levels: dict[int, np.ndarray], missing: list[str], job: Arguments, refused: Refused, tmp_path: Path
 ) -> None:
     image = make_layer(tmp_path / "coarse", levels)
-    line = refused("make_dataset.py", *job(image, None, "--missing", missing))
+    line = refused("make_dataset.py", *job(image, None, *missing))
     mips = ", ".join(map(str, levels))
     assert "image: " in line
     assert line.endswith(
-        f"coarse at MIP 0 holds no data: of the chunks asked for none is there; there are some at MIP {mips}"
+        f"coarse at MIP 0 holds no data: of the chunks asked for none is there; there are some at MIP {mips}; "
+        "--missing black takes them for black"
     )
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -101,7 +103,8 @@ def test_21_a_field_of_which_no_chunk_is_there(image: str, job: Arguments, refus
     line = refused("make_dataset.py", *job(image, field))
     assert "field: " in line
     assert line.endswith(
-        "field at MIP 2 holds no data: of the chunks asked for none is there; nor is there one at another MIP"
+        "field at MIP 2 holds no data: of the chunks asked for none is there; nor is there one at another MIP; "
+        "--missing black takes them for black"
     )
 
 
@@ -119,7 +122,18 @@ def test_21_boxes_of_which_no_chunk_is_there_in_a_volume_that_holds_others(
         file.unlink()
     done = command("make_dataset.py", *job(image))
     assert done.code == 0, done.stderr
-    assert "missing chunks   6 read as black" in done.stdout
+    assert f"missing chunks   6 of 6 of image {image} at MIP 0; read as black" in done.stdout
+
+
+def test_21_an_image_of_which_no_chunk_is_there_is_black_where_that_is_said(
+    image: str, job: Arguments, command: Command, tmp_path: Path
+) -> None:
+    for file in (tmp_path / "image").glob("*/*_*"):
+        file.unlink()
+    done = command("make_dataset.py", *job(image, None, "--missing", "black"))
+    assert done.code == 0, done.stderr
+    assert f"missing chunks   6 of 6 of image {image} at MIP 0; read as black" in done.stdout
+    assert re.search(r"^valid +0.00% of the area$", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("fault", [Answer(503), Answer(reset=True), Answer(sent=0.5)])

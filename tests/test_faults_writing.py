@@ -5,6 +5,7 @@ tests/crash goes deeper.
 
 import errno
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -198,9 +199,19 @@ def test_33_an_input_output_error_is_a_failure(
     resumes()
 
 
-def test_34_a_missing_destination_is_refused_before_reading(tmp_path: Path, refused: Refused) -> None:
+def test_34_a_missing_destination_is_made(job: list[object], out: Path, command: Command) -> None:
+    out.rmdir()
+    assert command("make_dataset.py", *job, "--dry_run").code == 0
+    assert not out.exists()
+    assert command("make_dataset.py", *job).code == 0
+    assert (out / NAME).exists()
+
+
+def test_34_a_destination_without_a_parent_is_refused_before_reading(tmp_path: Path, refused: Refused) -> None:
     spec = put_json(tmp_path / "spec.json", spec_of("file:///nowhere/that/is/read"))
-    assert "away: no such folder" in refused("make_dataset.py", *dataset_arguments(spec, tmp_path / "away"))
+    line = refused("make_dataset.py", *dataset_arguments(spec, tmp_path / "far" / "away"))
+    assert f"away: no such folder, nor is there {tmp_path}/far to make it in" in line
+    assert not (tmp_path / "far").exists()
 
 
 def test_34_a_read_only_destination_is_refused_before_reading(
@@ -253,7 +264,7 @@ def test_36_resuming_with_another_spec_or_arguments_says_what_changed(
     spec = tmp_path / "spec.json"
     assert "begun with another field_decimals" in refused("make_dataset.py", *job, "--field_decimals", "none")
     spec.write_text(spec.read_text().replace('"max_mip": 4', '"max_mip": 3'))
-    assert "begun with another spec_sha256" in refused("make_dataset.py", *job)
+    assert "begun with another spec;" in refused("make_dataset.py", *job)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
@@ -277,10 +288,28 @@ def written(path: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def test_38_finished_output_stays_unless_told(job: list[object], out: Path, command: Command, refused: Refused) -> None:
+@pytest.mark.parametrize("more", [[], ["--dry_run"], ["--update"]])
+def test_38_finished_output_of_the_same_command_is_not_touched(
+    more: list[str], job: list[object], out: Path, command: Command
+) -> None:
+    assert command("make_dataset.py", *job).code == 0
+    before = {path: written(path) for path in (out, *out.iterdir())}
+    done = command("make_dataset.py", *job, *more)
+    assert done.code == 0
+    assert re.search(r"^pairs +\d+, done already$", done.stdout, re.MULTILINE)
+    assert {path: written(path) for path in (out, *out.iterdir())} == before
+
+
+def test_38_finished_output_of_another_origin_stays_unless_told(
+    job: list[object], out: Path, command: Command, refused: Refused
+) -> None:
     assert command("make_dataset.py", *job).code == 0
     old = {name: written(out / name) for name in (NAME, FIELD)}
-    assert "is there already, finished: --overwrite replaces it" in refused("make_dataset.py", *job)
+    line = refused("make_dataset.py", *job, "--field_decimals", "none")
+    assert line.endswith(
+        f"{NAME} is there already, made with another field_decimals: --update brings it up to date, or take another "
+        "name"
+    )
     assert {name: written(out / name) for name in old} == old
     assert command("make_dataset.py", *job, "--overwrite").code == 0
     assert all(written(out / name)[0] != before[0] for name, before in old.items())

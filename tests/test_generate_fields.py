@@ -1,7 +1,12 @@
 """Aligner modules over a dataset: pyramids, shards, and joining them."""
 
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +15,18 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from small_jobs import made_folder, put_main
+from commands import ROOT, Command
+from small_jobs import differing, leftovers, made_folder, put_main
 
 from curation import fields
+from curation.datasets.seal import seal_finished
 from curation.datasets.shards import Shard, missing_shards, shard_size
 from curation.errors import UsageError
+from curation.steps import field_work
 from curation.steps.concat_fields import concat_fields
 from curation.steps.field_work import GenerateFieldsOptions
 from curation.steps.generate_fields import generate_fields
+from curation.steps.kept_fields import KeptReader
 
 X, Y, PAIRS = 12, 8, 5
 
@@ -217,6 +226,36 @@ def test_an_image_that_a_module_returns_and_writes_to_later_is_stored_as_it_was(
     np.testing.assert_array_equal(joined(options(), tmp_path), images[:, [0, 0]])
 
 
+# Weights that are drawn as the model is made, and noise that is drawn for each pair.
+RANDOM = """
+import random
+import numpy, torch
+
+def create():
+    weights = torch.randn(2)
+    def forward(src_img, tgt_img, src_agg_field=None):
+        noise = torch.rand(1, 2, *src_img.shape[2:]) + random.random() + numpy.random.random()
+        return src_agg_field + weights[:, None, None] + noise
+    return forward
+"""
+
+
+def test_random_numbers_are_the_same_whoever_runs_a_pair(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    module(tmp_path / "pyramid", create=RANDOM)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    alone = joined(options(), tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(8)
+    (tmp_path / "shards" / "2_3.h5").unlink()
+    np.testing.assert_array_equal(joined(options(), made_folder(tmp_path / "resumed")), alone)
+    shards = made_folder(tmp_path / "shards_of_two")
+    together = joined(options(temp_dir=str(shards), cpu_workers=2), made_folder(tmp_path / "together"))
+    np.testing.assert_array_equal(together, alone)
+
+
 @pytest.mark.parametrize("crop", ["start", "center"])
 def test_the_result_is_brought_to_a_finer_mip(
     crop: str, options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
@@ -298,10 +337,331 @@ def test_the_same_command_again_does_what_is_left(
         np.testing.assert_array_equal(file["main"][:], 2)
 
 
+TORCH_LOADED = """
+import sys
+from curation.steps.generate_fields import generate_fields
+from curation.steps.field_work import GenerateFieldsOptions
+print(generate_fields(eval(sys.argv[1])))
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_same_command_again_when_all_is_done_touches_nothing(
+    dry_run: bool, options: Callable[..., GenerateFieldsOptions], images: np.ndarray, priors: np.ndarray, tmp_path: Path
+) -> None:
+    images[2] = 0
+    priors[3, 0, 0, 0] = np.nan
+    changed = options(prev_field_path=dataset(tmp_path / "nan.h5", priors))
+    folder = Path(changed.temp_dir)
+    made = str(generate_fields(changed))
+    assert "5, 0 of them found done" in made
+    before = {path: path.stat() for path in (folder, *folder.iterdir())}
+    again = generate_fields(replace(changed, dry_run=dry_run))
+    assert str(again) == made.replace("0 of them found done", "done already")
+    assert "1, an image being all 0" in made
+    assert "1 fields with such vectors" in made
+    after = {path: path.stat() for path in (folder, *folder.iterdir())}
+    assert {path: (each.st_ino, each.st_mtime_ns) for path, each in after.items()} == {
+        path: (each.st_ino, each.st_mtime_ns) for path, each in before.items()
+    }
+
+
+def test_a_command_whose_work_is_done_does_not_load_torch(options: Callable[..., GenerateFieldsOptions]) -> None:
+    changed = options()
+    generate_fields(changed)
+    text = subprocess.run(
+        [sys.executable, "-c", TORCH_LOADED, repr(changed)], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert "5, done already" in text
+    assert text.endswith("False\n")
+
+
+def test_what_a_killed_run_left_is_removed_though_all_is_done(options: Callable[..., GenerateFieldsOptions]) -> None:
+    changed = options()
+    generate_fields(changed)
+    left = [Path(changed.temp_dir) / name for name in (".3_4.77.partial.h5", ".shards.lock")]
+    for path in left:
+        path.touch()
+    assert "5, done already" in str(generate_fields(replace(changed, dry_run=True)))
+    assert all(path.exists() for path in left)
+    assert "5, done already" in str(generate_fields(changed))
+    assert not any(path.exists() for path in left)
+
+
+def test_the_last_folder_is_made_but_not_by_a_dry_run(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    changed = options(temp_dir=str(tmp_path / "new"))
+    plan = str(generate_fields(replace(changed, dry_run=True)))
+    assert "are free there" in plan
+    assert not (tmp_path / "new").exists()
+    generate_fields(changed)
+    assert len(list((tmp_path / "new").iterdir())) == PAIRS
+
+
 def test_shards_of_other_arguments_are_not_mixed(options: Callable[..., GenerateFieldsOptions]) -> None:
     generate_fields(options())
     with pytest.raises(UsageError, match=r"h5: made with another model_params"):
         generate_fields(options(model_params={"step": 3.0}))
+
+
+def test_shards_of_code_behind_a_link_that_changed_are_not_mixed(
+    options: Callable[..., GenerateFieldsOptions], tmp_path: Path
+) -> None:
+    shared = made_folder(tmp_path / "shared")
+    (shared / "weights.py").write_text("STEP = 1.0")
+    folder = module(tmp_path / "pyramid") / "1_mip3in_shift"
+    (folder / "net").symlink_to(shared)
+    (shared / "again").symlink_to(shared)  # which must not be followed for ever
+    (folder / "create.py").write_text(
+        "from net.weights import STEP\n" + SHIFTING.replace("src_agg_field, step", "src_agg_field, STEP")
+    )
+    generate_fields(options())
+    (shared / "weights.py").write_text("STEP = 2.0")
+    with pytest.raises(UsageError, match=r"h5: made with another module"):
+        generate_fields(options())
+
+
+# --update
+
+# Adds 1 to the prior, notes each pair that it is called with by the first pixel of its source, and that it was loaded.
+COUNTING = """
+import pathlib
+
+def create():
+    note("loaded")
+    def forward(src_img, tgt_img, src_agg_field):
+        note(f"{float(src_img[0, 0, 0, 0]):g}")
+        return src_agg_field + 1
+    return forward
+
+def note(line):
+    with open("NOTES", "a") as file:
+        print(line, file=file)
+"""
+
+
+class Counted:
+    """Runs of a counting module over chosen pairs of one dataset; each pair's source begins with its number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        random = np.random.default_rng(5)
+        self.images, self.priors = (random.normal(size=(30, 2, X, Y)).astype(np.float32) for _ in range(2))
+        self.images[:, 0, 0, 0] = np.arange(30)
+        self.notes = folder / "notes.txt"
+        module(folder / "pyramid", create=COUNTING.replace("NOTES", str(self.notes)))
+
+    def options(self, pairs: Sequence[int], shards: str = "shards", **changes: Any) -> GenerateFieldsOptions:
+        chosen = list(pairs)
+        start = np.arange(30)[:, None, None] + np.zeros((1, 2, 3), np.int64)
+        arrays = {"start": start[chosen], "pair": np.arange(len(chosen))}
+        known = changes.pop("known", False)
+        self.folder.joinpath("files").mkdir(exist_ok=True)
+        paths = []
+        for name, values in (("images", self.images[chosen]), ("priors", self.priors[chosen])):
+            checksums = {}
+            if known:  # as the toolkit's own files do
+                parts = values.reshape(-1, *values.shape[2:]) if name == "images" else values
+                crc32 = [zlib.crc32(np.ascontiguousarray(part).tobytes()) for part in parts]
+                checksums = {"crc32": np.array(crc32, np.uint32).reshape(len(chosen), -1)}
+            path = self.folder / "files" / f"{name}_{len(list((self.folder / 'files').iterdir()))}.h5"
+            paths.append(dataset(path, values, **arrays, **checksums))
+            if known:
+                with h5py.File(paths[-1], "r+") as file:
+                    file.attrs["identity"] = "{}"
+        given: dict[str, Any] = {"pyramid_path": str(self.folder / "pyramid"), "cpu_workers": 1, **changes}
+        where = str(self.folder / shards)
+        return GenerateFieldsOptions(
+            given.pop("pyramid_path"), *paths, where, 1, "test", 3, given.pop("dst_mip", 3), **given
+        )
+
+    def called(self, options: GenerateFieldsOptions) -> list[str]:
+        """What the module noted during a run."""
+        self.notes.unlink(missing_ok=True)
+        generate_fields(options)
+        return self.notes.read_text().split() if self.notes.exists() else []
+
+    def faults(self, options: GenerateFieldsOptions) -> list[str]:
+        """What is not as in shards that are made from nothing."""
+        other = replace(options, temp_dir=str(self.folder / "anew"), update=False)
+        shutil.rmtree(other.temp_dir, ignore_errors=True)
+        generate_fields(other)
+        folders = [Path(each.temp_dir) for each in (options, other)]
+        names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+        if names[0] != names[1]:
+            return [f"{names[0]}, not {names[1]}"]
+        return [f"{name}: {what}" for name in names[0] for what in differing(*(folder / name for folder in folders))]
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Counted:
+    return Counted(tmp_path)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_update_runs_only_the_pairs_whose_inputs_are_new(known: bool, workers: int, counted: Counted) -> None:
+    counted.called(counted.options(range(10), known=known))
+    changed = [9, 0, 1, 20, 21, 4, 3, 8]  # some removed, two inserted, two exchanged
+    options = counted.options(changed, known=known, update=True, cpu_workers=workers)
+    called = counted.called(options)
+    assert sorted(called) == ["20", "21", *["loaded"] * called.count("loaded")]
+    assert counted.faults(options) == []
+    assert leftovers(Path(options.temp_dir)) == []
+
+
+def test_an_update_that_keeps_all_loads_no_module(counted: Counted) -> None:
+    counted.called(counted.options(range(10)))
+    options = counted.options([7, 3, 4], update=True)
+    assert counted.called(options) == []
+    assert counted.faults(options) == []
+
+
+def test_an_update_says_how_many_fields_it_kept(counted: Counted) -> None:
+    generate_fields(counted.options(range(10)))
+    options = counted.options([5, 6, 12], update=True)
+    plan = str(generate_fields(replace(options, dry_run=True)))
+    assert "3; 10 of another origin go, once the fields in them that are right were copied" in plan
+    assert sorted(path.name for path in Path(options.temp_dir).iterdir())[0] == "0_1.h5"
+    made = str(generate_fields(options))
+    assert "3, 0 of them found done" in made
+    assert "fields           2 kept, 1 made" in made
+    assert "3, done already" in str(generate_fields(options))
+    assert "3, done already" in str(generate_fields(replace(options, update=False)))
+
+
+def test_a_changed_prior_or_image_is_run_anew(counted: Counted) -> None:
+    counted.called(counted.options(range(6), known=True))
+    counted.priors[2, 1, 3, 3] += 1
+    counted.images[4, 1, 3, 3] += 1
+    options = counted.options(range(6), known=True, update=True)
+    assert counted.called(options) == ["loaded", "2", "4"]
+    assert counted.faults(options) == []
+
+
+def test_a_pair_that_lies_elsewhere_is_run_anew(counted: Counted) -> None:
+    counted.called(counted.options(range(3)))
+    options = counted.options(range(3), update=True)
+    for path in (options.image_path, options.prev_field_path):
+        with h5py.File(str(path), "r+") as file:
+            file["start"][1] += 64
+    assert counted.called(options) == ["loaded", "1"]
+
+
+@pytest.mark.parametrize("changes", [{"decimals": 1}, {"dst_mip": 2}, {"crop": "center"}])
+def test_fields_of_other_parameters_are_all_made_anew(changes: dict[str, Any], counted: Counted) -> None:
+    counted.called(counted.options(range(3)))
+    options = counted.options(range(3), update=True, **changes)
+    assert counted.called(options) == ["loaded", "0", "1", "2"]
+    assert counted.faults(options) == []
+
+
+def test_a_kept_field_that_is_damaged_is_made_anew(counted: Counted) -> None:
+    options = counted.options(range(4))
+    counted.called(options)
+    path = Path(options.temp_dir) / "2_3.h5"
+    with h5py.File(path) as file:
+        place = file["main"].id.get_chunk_info(0)
+    with open(path, "r+b") as content:
+        content.seek(place.byte_offset + place.size // 2)
+        content.write(b"damaged")
+    (Path(options.temp_dir) / "1_2.h5").write_bytes(b"torn")
+    changed = counted.options([3, 2, 1, 0], update=True)
+    assert counted.called(changed) == ["loaded", "2", "1"]
+    assert counted.faults(changed) == []
+
+
+def test_an_update_that_was_broken_off_goes_on_with_what_both_runs_made(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted.called(counted.options(range(6)))
+    options = counted.options([5, 20, 4, 21, 3, 22], update=True)
+    with monkeypatch.context() as patch:
+        wrote = field_work.write_whole
+        left = iter(range(2))
+
+        def broken(*arguments: Any) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            wrote(*arguments)
+
+        patch.setattr(field_work, "write_whole", broken)
+        with pytest.raises(KeyboardInterrupt):
+            generate_fields(options)
+    assert len(list(Path(options.temp_dir).glob(".before_*"))) == 6
+    # Without --update too: no shard of another origin is in the way any more.
+    assert set(counted.called(replace(options, update=False))) == {"loaded", "21", "22"}
+    assert counted.faults(options) == []
+
+
+def test_updates_of_updates_that_were_broken_off_do_not_lose_fields(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = counted.options(range(4))
+    counted.called(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptReader, "find", _interrupt)
+        for other in ([4, 5, 6], [7, 8, 9]):
+            with pytest.raises(KeyboardInterrupt):
+                generate_fields(counted.options(other, update=True))
+    generate_fields(counted.options([10, 11], shards="shards2"))
+    for number in range(2):  # of an origin that is not wanted either, under names that were moved aside
+        shutil.move(counted.folder / "shards2" / f"{number}_{number + 1}.h5", first.temp_dir)
+    last = counted.options([11, 3, 0, 1], update=True)
+    assert counted.called(last) == []
+    assert counted.faults(last) == []
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_shards_of_other_inputs_are_refused_with_the_ways_on(counted: Counted) -> None:
+    options = counted.options(range(3))
+    generate_fields(options)
+    for dry_run in (False, True):
+        with pytest.raises(UsageError) as caught:
+            generate_fields(counted.options([0, 2], dry_run=dry_run))
+        assert str(caught.value) == (
+            f"{options.temp_dir}/0_1.h5: made with another images, previous_fields; --update keeps the fields that are "
+            "still right, or take another --temp_dir"
+        )
+
+
+def test_the_checksums_of_inputs_are_stored_and_joined(counted: Counted, command: Command, tmp_path: Path) -> None:
+    options = counted.options([3, 9])
+    generate_fields(options)
+    joined_path = tmp_path / "joined.h5"
+    concat_fields(options.temp_dir, str(joined_path))
+    with h5py.File(joined_path) as file:
+        assert file["input_crc32"].dtype == np.uint32
+        for found, pair in zip(file["input_crc32"][:].tolist(), (3, 9), strict=True):
+            parts = (*counted.images[pair], counted.priors[pair])
+            assert found == [zlib.crc32(part.tobytes()) for part in parts]
+    assert command("verify_dataset.py", joined_path).code == 0
+
+
+def test_without_a_prior_its_checksum_is_0(options: Callable[..., GenerateFieldsOptions], tmp_path: Path) -> None:
+    module(tmp_path / "pyramid", "0_mip3in_first")
+    changed = options(stage=0, prev_field_path=None)
+    generate_fields(changed)
+    with h5py.File(Path(changed.temp_dir) / "0_1.h5") as file:
+        assert file["input_crc32"][0, 2] == 0 != file["input_crc32"][0, 1]
+
+
+def test_a_shard_without_checksums_of_its_inputs_is_of_another_version(counted: Counted) -> None:
+    options = counted.options(range(2))
+    generate_fields(options)
+    for path in Path(options.temp_dir).iterdir():
+        with h5py.File(path, "r+") as file:
+            del file["input_crc32"]
+            seal_finished(file)
+    with pytest.raises(UsageError, match=r"made with another version of the toolkit; --update"):
+        generate_fields(options)
+    assert counted.called(replace(options, update=True)) == ["loaded", "0", "1"]
+    assert counted.faults(replace(options, update=True)) == []
 
 
 def test_shards_depend_on_the_number_of_pairs_alone() -> None:
@@ -329,7 +689,7 @@ def test_missing_shards_fill_the_gaps() -> None:
     [
         ({"prev_field_path": None}, r"stage 1 .* --prev_field_path"),
         ({"image_path": "nowhere.h5"}, r"nowhere.h5: no such file"),
-        ({"temp_dir": "nowhere"}, r"nowhere: no such folder"),
+        ({"temp_dir": "nowhere/shards"}, r"nowhere/shards: no such folder, nor is there nowhere"),
         ({"gpu": (99,)}, r"--gpu 99: CUDA sees \d+ GPUs here; .* --cpu_workers"),
     ],
 )

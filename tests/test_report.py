@@ -76,17 +76,17 @@ def test_the_plan_of_a_dataset(dry: Run, job: Any, tmp_path: Path) -> None:
     plan = dry("make_dataset.py", *job(spec_of(image_layer(tmp_path), field_layer(tmp_path), PAIRS)))
     assert plan["output"] == f"{tmp_path}/out/{NAME}, {tmp_path}/out/field_0_{NAME}"
     assert plan["pairs"] == "4, 1 of them repeated"
-    assert plan["distinct boxes"] == "6, 2 of them partly outside a volume"
+    assert plan["distinct boxes"] == "6, 2 of them partly outside the image's volume"
     # Image: 1 in section 5, 2 in section 4, those 2 and 1 of the third pair's in section 3, 1 in section 2. Field: 1
     # in each of these 4 sections.
     assert plan["chunks to read"].startswith("11, ")
-    assert plan["output size"].startswith("up to 0.00 GiB; ")
+    assert plan["output size"].startswith("up to 0.0 MiB; ")
 
 
 def test_the_plan_of_a_dataset_without_repeats_or_a_field(dry: Run, job: Any, tmp_path: Path) -> None:
     plan = dry("make_dataset.py", *job(spec_of(image_layer(tmp_path), pairs=PAIRS[:2])))
     assert plan["pairs"] == "2"
-    assert plan["distinct boxes"] == "4, 0 of them partly outside a volume"
+    assert plan["distinct boxes"] == "4, 0 of them partly outside the image's volume"
     assert plan["chunks to read"].startswith("5, ")
 
 
@@ -103,7 +103,7 @@ def test_the_plan_of_a_stretch(dry: Run, tmp_path: Path) -> None:
     plan = dry("download_image.py", "--cv_path", image, "--dst_folder", out, *place)
     assert plan["output"] == f"{out}/x48_y0_z1_MIP0.h5, {out}/x48_y0_z1_MIP1.h5"
     assert plan["pairs"] == "6"  # 3 at each MIP
-    assert plan["distinct boxes"] == "8, 0 of them partly outside a volume"  # sections 0 to 3
+    assert plan["distinct boxes"] == "8, 0 of them partly outside the image's volume"  # sections 0 to 3
     assert plan["chunks to read"].startswith("12, ")  # 2 a section at MIP 0, 1 at MIP 1
 
 
@@ -138,7 +138,7 @@ def test_a_dry_run_refuses_what_the_run_would(
     other = [*arguments, "--field_decimals", "none"]
     assert refused("make_dataset.py", *other, "--dry_run") == refused("make_dataset.py", *other)
     assert command("make_dataset.py", *arguments).code == 0
-    assert refused("make_dataset.py", *arguments, "--dry_run") == refused("make_dataset.py", *arguments)
+    assert refused("make_dataset.py", *other, "--dry_run") == refused("make_dataset.py", *other)
 
 
 def test_a_dry_run_of_a_stretch_or_fields_refuses_what_the_run_would(refused: Refused, tmp_path: Path) -> None:
@@ -180,7 +180,11 @@ def test_the_table_counts_and_names_what_was_amiss(blemished: Json, job: Any, co
     found = table(done.stdout)
     assert found["pairs"] == "4"
     assert found["boxes"] == "8 distinct, of 8 images"
-    assert found["missing chunks"] == "1 read as black (pair 0 source)"
+    image = f"image {blemished['image']['path']} at MIP 0"
+    assert found["missing chunks"] == f"1 of 8 of {image}; read as black (pair 0 source)"
+    assert (
+        found["valid"] == "68.75% of the area"  # 5.5 of 8: one is missing, and three are half masked or outside
+    )  # of 8 a missing one, a half that is masked, and 2 halves outside: 6/8
     assert found["outside"] == "12.50% of the area (pair 1 source, pair 1 target)"  # 2 halves of 8
     assert found["masked"] == "6.25% of the area (pair 0 target)"  # 1 half of 8
     assert found["zero variance"] == "2 (pair 0 source, pair 1 target)"
@@ -193,7 +197,8 @@ def test_a_box_that_repeats_is_counted_once(blemished: Json, job: Any, command: 
     blemished["pairs"] = blemished["pairs"][:1] * 2
     found = table(command("make_dataset.py", *job(blemished)).stdout)
     assert found["boxes"] == "2 distinct, of 4 images"
-    assert found["missing chunks"] == "1 read as black (pair 0 source, pair 1 source)"
+    assert found["missing chunks"].endswith("; read as black (pair 0 source, pair 1 source)")
+    assert found["missing chunks"].startswith("1 of 2 of image file://")
     assert found["masked"] == "25.00% of the area (pair 0 target, pair 1 target)"
 
 
@@ -291,6 +296,6 @@ def test_verify_accepts_files_with_pairs_left_out(blemished: Json, job: Any, com
 
 
 def test_a_plan_says_when_the_disk_may_be_too_small() -> None:
-    plan = Plan(("a.h5",), 1, 2, 0, 3, 0, output_bytes=2**30, free_bytes=2**29)
-    assert str(plan).endswith("up to 1.00 GiB; 0.50 GiB are free there, which may not be enough")
+    plan = Plan(("a.h5",), 1, 2, 0, 3, 0, kept=0, output_bytes=2**30, free_bytes=2**29)
+    assert str(plan).endswith("up to 1.00 GiB; 512.0 MiB are free there, which may not be enough")
     assert "may not be enough" not in str(replace(plan, free_bytes=2**30))

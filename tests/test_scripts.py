@@ -1,6 +1,7 @@
 """The scripts as commands: help, summaries, exit codes and messages."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from small_jobs import stretch_arguments
 from volumes_made import make_layer
 
 from curation import cli
+from curation.steps.verify_dataset import faults
 
 SCRIPTS = ("create_spec.py", "make_dataset.py", "download_image.py", "generate_fields.py", "concat_fields.py")
 
@@ -91,6 +93,35 @@ def test_python_without_asserts_gives_the_same(
     assert done.stderr == f"create_spec: error: {tmp_path / 'missing.csv'}: No such file or directory\n"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_streams_that_are_closed_are_done_without(closed: str, workers: int, volume: str, tmp_path: Path) -> None:
+    stretch = stretch_arguments(volume, tmp_path, mips="0", patch_sizes="32")
+    command = [sys.executable, ROOT / "download_image.py", *stretch, "--parallel", workers]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(map(str, command))} {closed}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("*.h5")
+    assert list(faults(made)) == []
+
+
+def test_a_temporary_folder_may_have_a_path_too_long_for_a_socket(script: Script, volume: str, tmp_path: Path) -> None:
+    folder = tmp_path / ("job" * 40)
+    folder.mkdir()
+    stretch = stretch_arguments(volume, tmp_path, mips="0", patch_sizes="32")
+    done = script("download_image.py", *stretch, "--parallel", 2, TMPDIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_a_name_that_the_output_cannot_show_is_shown_all_the_same(script: Script, volume: str, tmp_path: Path) -> None:
+    folder = tmp_path / "\u65e5"
+    folder.mkdir()
+    stretch = stretch_arguments(volume, folder, mips="0", patch_sizes="32")
+    done = script("download_image.py", *stretch, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert r"\u65e5" in done.stdout
+
+
 @pytest.mark.parametrize("option", ["--update", "--overwrite"])
 def test_other_output_is_not_replaced_unless_told(
     option: str, script: Script, fails: Fails, template: Path, points: Path, tmp_path: Path
@@ -158,6 +189,8 @@ def test_download_image_zeroes_defects(script: Script, volume: str, tmp_path: Pa
         ({"mips": "0 3"}, "has no MIP 3: it has 0, 1"),
         ({"mips": "0 0"}, "a MIP is there twice"),
         ({"mask_val": 3}, "--cv_path_defects and --mask_val go together"),
+        ({"x_offset": 2**70}, "--x_offset 1180591620717411303424 lies beyond any volume"),
+        ({"z_end": 10**12}, "more than 20,000,000 sections"),
     ],
 )
 def test_download_image_refuses(
@@ -178,6 +211,8 @@ def test_values_are_parsed_at_the_boundary() -> None:
         (cli.positive, "0"),
         (cli.level, "one"),
         (cli.decimals, "7"),
+        (cli.threshold, "nan"),
+        (cli.threshold, "high"),
         (cli.json_object, "[1]"),
         (cli.json_object, "{"),
     ]:

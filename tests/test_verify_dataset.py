@@ -1,5 +1,6 @@
 """verify_dataset.py: silent on whole files, and a line for each fault of a damaged one."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,12 @@ def test_a_file_that_is_no_hdf5(content: bytes | None, taken: Callable[[str], Pa
 
 def test_a_missing_file(tmp_path: Path, faults: Faults) -> None:
     assert faults(tmp_path / "away.h5") == [f"{tmp_path / 'away.h5'}: no such file"]
+
+
+def test_a_pipe_and_a_folder_are_no_files(tmp_path: Path, faults: Faults) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    for path in (tmp_path / "pipe.h5", made_folder(tmp_path / "folder.h5")):
+        assert faults(path) == [f"{path}: not a file: want a dataset file, HDF5"]
 
 
 def test_an_unfinished_file(whole: dict[str, Path], tmp_path: Path, faults: Faults) -> None:

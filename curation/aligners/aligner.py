@@ -8,11 +8,13 @@ import contextlib
 import importlib.util
 import inspect
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import UsageError, WorkError
@@ -39,15 +41,16 @@ class Aligner:
         self._name = module.folder
         self._device = torch.device(device)
         try:
-            if create_path(module).exists():
-                model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS, **params})
-            else:
-                model = _load_script(script_path(module, checkpoint_name), self._device)
-            self._model = _placed(model, self._device)
+            with _seeded(self._device):
+                if create_path(module).exists():
+                    model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS, **params})
+                else:
+                    model = _load_script(script_path(module, checkpoint_name), self._device)
+                self._model = _placed(model, self._device)
             self._takes = _keywords(self._model)
         except UsageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise WorkError(f"{module.folder}: could not be loaded: {_text(error)}") from error
 
     def __call__(self, source: Any, target: Any, prior: Any) -> Any:
@@ -62,10 +65,13 @@ class Aligner:
         }
         images = [self._tensor(image)[None, None] for image in (source, target)]
         try:
-            given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
-        except Exception as error:
+            with _seeded(self._device):
+                given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
+            return self._field(given, source.shape)
+        except WorkError:
+            raise
+        except (Exception, SystemExit) as error:  # a module that ends the program has not made its field
             raise WorkError(f"{self._name}: {_text(error)}") from error
-        return self._field(given, source.shape)
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -82,6 +88,24 @@ class Aligner:
         plain = given.detach().as_subclass(torch.Tensor)[0]
         # A copy, and the only one: the module may write to its own again while this is stored.
         return plain.to("cpu", torch.float32, copy=True).numpy()
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """Random numbers begin anew, so that a field does not depend on which worker makes it, nor on the pairs before it.
+
+    Afterwards they go on as if nothing had been: this process may be another program's.
+    """
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def _load_script(path: Path, device: torch.device) -> Any:
@@ -161,5 +185,5 @@ def _parameters(function: Callable[..., Any]) -> "set[str] | _Everything":
     return set(parameters)
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"

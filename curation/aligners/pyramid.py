@@ -6,6 +6,7 @@ of https://github.com/seung-lab/metroem.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,9 +66,18 @@ def script_path(module: Module, checkpoint_name: str) -> Path:
 def content_hash(module: Module) -> str:
     """A hash of a module's files, by which shards know whether they were made by the same one."""
     digest = hashlib.sha256()
-    for path in sorted(module.folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(str(path.relative_to(module.folder)).encode() + b"\0")
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in sorted(_files(module.folder, ())):
+        digest.update(os.fsencode(path.relative_to(module.folder)) + b"\0")
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files below a folder, also those behind links, which a module imports as it does its own."""
+    above = (*above, folder.resolve())
+    for path in folder.iterdir():
+        if path.is_file():
+            yield path
+        elif path.is_dir() and path.name != "__pycache__" and path.resolve() not in above:
+            yield from _files(path, above)

@@ -72,6 +72,8 @@ def open_dataset(path: PathLike) -> Dataset:
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path}: no such file")
+    if not path.is_file():  # of a pipe, HDF5 would wait for a writer for ever
+        raise UsageError(f"{path}: not a file: want a dataset file, HDF5")
     try:
         file = h5py.File(path, "r")
     except OSError as error:

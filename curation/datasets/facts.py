@@ -14,6 +14,9 @@ import numpy as np
 SOURCE, TARGET = 0, 1
 ROLES = ("source", "target")
 
+VOLUMES = ("image", "image.reference", "masks", "field", "field.reference")
+"""The parts of a spec that name volumes."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -39,8 +42,10 @@ class BoxFacts:
 
     translation: (x, y), by which the box was shifted, MIP-0 voxels. mean, std: what its image was normalised with.
     valid, masked, outside: fractions of its pixels that are neither black nor masked; masked; outside the volume.
-    missing_chunks: chunks that the store did not have. zero_variance: there was no variance, or no pixel, to
-    normalise with. no_vector: there was no finite vector to take the translation from.
+    missing_chunks: chunks that the store did not have. chunks_by_volume, missing_by_volume: how many chunks were asked
+    for in each of the `VOLUMES`, and how many of these the store did not have; a chunk that two of them share counts
+    for the first. zero_variance: there was no variance, or no pixel, to normalise with. no_vector: there was no finite
+    vector to take the translation from.
     """
 
     translation: tuple[int, int] = _stored("<i8", (2,))
@@ -50,6 +55,8 @@ class BoxFacts:
     masked: float = _stored("<f4", low=0, high=1)
     outside: float = _stored("<f4", low=0, high=1)
     missing_chunks: int = _stored("<i4", low=0)
+    chunks_by_volume: tuple[int, ...] = _stored("<i4", (len(VOLUMES),), low=0)
+    missing_by_volume: tuple[int, ...] = _stored("<i4", (len(VOLUMES),), low=0)
     zero_variance: bool = _flag()
     no_vector: bool = _flag()
 

@@ -97,7 +97,12 @@ def image_name(starts: np.ndarray, mip: int) -> str:
     return f"x{x}_y{y}_z{z}_MIP{mip}.h5"
 
 
-def field_name(starts: np.ndarray, mip: int, suffix: str | None) -> str:
-    """A field file's name; starts: (N, 2, 3). suffix: a checkpoint's tag, as the metroem trainer wants it."""
-    name = f"field_0_{image_name(starts, mip)}"
+def any_image_name(mip: int) -> str:
+    """The pattern of the names that `image_name` gives, whatever the first pair is."""
+    return f"x*_y*_z*_MIP{mip}.h5"
+
+
+def field_name(image: str, suffix: str | None) -> str:
+    """The name of the field file beside an image file. suffix: a checkpoint's tag, as the metroem trainer wants it."""
+    name = f"field_0_{image}"
     return name if suffix is None else f"{name.removesuffix('.h5')}_{suffix}.h5"

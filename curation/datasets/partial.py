@@ -23,7 +23,7 @@ import numpy as np
 from isal import isal_zlib
 
 from ..errors import UsageError, WorkError
-from ..files import PathLike
+from ..files import Existing, PathLike
 from ..provenance import Provenance, as_text, differences, stored_in
 from .dataset import open_dataset
 from .facts import BOX_FACTS
@@ -44,21 +44,52 @@ def partial_path(target: PathLike) -> Path:
     return target.with_name(f".{target.name.removesuffix('.h5')}.partial.h5")
 
 
-def is_finished(target: PathLike, provenance: Provenance, overwrite: bool) -> bool:
-    """Whether the finished file is there. Raises `UsageError` if it, or a partial one, has another provenance."""
+def is_finished(target: PathLike, provenance: Provenance, existing: Existing) -> bool:
+    """Whether the finished file is there, and is the one that would be made.
+
+    With `Existing.REFUSED`, a finished or a partial file of another provenance is a `UsageError` that says what
+    differs. With `Existing.REPLACED` no file is finished.
+    """
     target = Path(target)
-    if overwrite or not target.exists():
-        _check_partial(partial_path(target), provenance)
-        return False
+    found = None
+    if existing is not Existing.REPLACED and target.exists():
+        found = _finished_provenance(target)
+        if found == as_text(provenance):
+            return True
+    if existing is Existing.REFUSED:
+        if found is not None:
+            differ = differences(provenance, json.loads(found))
+            raise UsageError(
+                f"{target} is there already, made with another {differ}: --update brings it up to date, or take "
+                "another name"
+            )
+        if differ := of_another_origin(partial_path(target), provenance):
+            raise UsageError(_begun_with_another(partial_path(target), differ))
+    return False
+
+
+def _finished_provenance(target: Path) -> str:
     try:
         check_undamaged(target)
+        data = open_dataset(target)
     except UsageError as error:
         raise UsageError(f"{error}; --overwrite replaces it") from None
-    data = open_dataset(target)
     with data.file:
-        if data.provenance != as_text(provenance):
-            raise UsageError(f"{target} is there already, of another origin: take another name, or --overwrite")
-    return True
+        return data.provenance
+
+
+def of_another_origin(partial: Path, provenance: Provenance) -> str:
+    """What differs between the provenance of a partial file and another; "" if nothing does, or there is no file.
+
+    Other faults are not told here, because `resumed` finds them.
+    """
+    try:
+        if not partial.exists() or not is_readable(partial):
+            return ""
+        with h5py.File(partial, "r") as file:
+            return _difference(file, provenance)
+    except Exception:
+        return ""
 
 
 def created(path: Path, layout: Layout) -> h5py.File:
@@ -81,7 +112,8 @@ def resumed(partial: Path, layout: Layout) -> h5py.File | None:
         if not _is_readable_with_room(partial):
             raise DamageError("HDF5 cannot read it")
         with h5py.File(partial, "r") as file:
-            _check_provenance(partial, file, layout.provenance)
+            if differ := _difference(file, layout.provenance):
+                raise UsageError(_begun_with_another(partial, differ))
             entries = file["checksum"][:]
             intact = intact_boxes(file)
             good = (intact == (entries != 0)).all() and is_sound(file, entries)
@@ -109,6 +141,8 @@ def failing(path: Path, kinds: tuple[type[Exception], ...] = _RAISED) -> Iterato
 def _cause(error: Exception) -> str:
     """HDF5 buries the system's reason in its own words: `... (errno = 28, error message = '...', ...`."""
     text = str(error)
+    if "truncate request failed" in text:  # of which HDF5 does not tell the system's reason
+        return "its length cannot be changed; is the disk full?"
     found = re.search(r"error message = '([^']*)'", text)
     return found[1] if found else getattr(error, "strerror", None) or text
 
@@ -129,28 +163,18 @@ def _is_readable_with_room(partial: Path) -> bool:
     return is_readable(partial)
 
 
-def _check_partial(partial: Path, provenance: Provenance) -> None:
-    """Refuse a partial file of another provenance. Other faults are ignored here, because `resumed` finds them."""
-    try:
-        if not partial.exists() or not is_readable(partial):
-            return
-        with h5py.File(partial, "r") as file:
-            _check_provenance(partial, file, provenance)
-    except UsageError:
-        raise
-    except Exception:
-        return
-
-
-def _check_provenance(path: Path, file: h5py.File, provenance: Provenance) -> None:
-    """Refuse a file that something else shaped, and say what; `DamageError` where damage hides what shaped it."""
+def _difference(file: h5py.File, provenance: Provenance) -> str:
+    """What differs between a file's provenance and another; `DamageError` where damage hides what shaped the file."""
     found = stored_in(file.attrs)
     if found == as_text(provenance):
-        return
+        return ""
     if not is_as_sealed(file):
         raise DamageError("what it was begun with cannot be told")
-    differ = differences(provenance, json.loads(found))
-    raise UsageError(f"{path}: begun with another {differ}; give the same, or delete it")
+    return differences(provenance, json.loads(found))
+
+
+def _begun_with_another(partial: Path, differ: str) -> str:
+    return f"{partial}: begun with another {differ}; give the same, or --update to give up what was begun"
 
 
 # Checksums

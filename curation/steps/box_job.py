@@ -6,7 +6,7 @@ done elsewhere, and which cuts the same boxes.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,16 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import runner
+from ..datasets.chunks import Chunk
 from ..datasets.dataset import open_dataset
+from ..datasets.earlier import NOWHERE, EarlierBoxes
 from ..datasets.facts import SOURCE
 from ..datasets.layout import Layout
-from ..datasets.partial import is_finished, partial_path
+from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.shards import Shard
 from ..datasets.writer import Writer
-from ..errors import UsageError, WorkError
-from ..files import locked
+from ..errors import WorkError
+from ..files import Existing, check_destination, locked, make_folder
 from .box_tasks import BoxResult, BoxTask, box_tasks, repeats, runs_of
 from .box_work import BoxWork
 from .report import Plan, Report, free_bytes, report_of
@@ -38,10 +40,16 @@ COMMIT_S = 5.0
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A dataset file to be made."""
+    """A dataset file to be made. earlier: the name pattern of files of another first pair, where that names them."""
 
     path: Path
     layout: Layout
+    earlier: str | None = None
+
+    def earlier_paths(self) -> list[Path]:
+        """The files of which boxes may be kept: the one that is to be replaced, and those named for another pair."""
+        paths = [self.path, *(sorted(self.path.parent.glob(self.earlier)) if self.earlier else [])]
+        return [path for path in dict.fromkeys(paths) if path.exists()]
 
     def of_shard(self, shard: Shard) -> "OutputFile":
         """The file for a range of the pairs. It lies in a folder that has the whole file's name without `.h5`."""
@@ -79,10 +87,6 @@ class BoxJob:
         starts = self.starts[shard.first : shard.last]
         return replace(self, starts=starts, images=self.images.of_shard(shard), residuals=residuals)
 
-    def tasks(self) -> list[BoxTask]:
-        """All its distinct boxes."""
-        return box_tasks(self.starts, np.zeros(self.starts.shape[:2], bool))
-
 
 def warm_up(parallel: int) -> None:
     """Begin to load what workers need, while this process goes on."""
@@ -90,62 +94,150 @@ def warm_up(parallel: int) -> None:
         runner.warm_up("cloudvolume", "h5py", "isal", "msgspec")
 
 
-def plan_box_jobs(jobs: Sequence[BoxJob], overwrite: bool) -> Plan:
-    """What running the jobs would do; whatever would keep them from starting is a `UsageError`."""
-    _refuse_if_all_finished(jobs, _finished(jobs, overwrite))
-    readers = [job.work.checked_reader(job.starts) for job in jobs]
+def plan_box_jobs(jobs: Sequence[BoxJob], existing: Existing) -> Plan | list[Report]:
+    """What running the jobs would do; whatever would keep them from starting is a `UsageError`.
+
+    If nothing is left to do, what was made is reported, as running them would.
+    """
+    finished = _finished(jobs, existing)
+    if _are_done(jobs, finished):
+        return [_report_of_finished(job) for job in jobs]
+    _check_destinations(jobs)
+    with ExitStack() as stack:
+        kept = [_kept(job, finished, existing, stack).mask(job.starts) for job in jobs]
+    readers = [_checked_reader(job, mask) for job, mask in zip(jobs, kept, strict=True)]
     paths = [file.path for job in jobs for file in job.files()]
     size = sum(file.layout.raw_bytes for job in jobs for file in job.files())
-    return plan_of(tuple(map(str, paths)), jobs, readers, size, free_bytes(paths[0].parent))
+    return plan_of(tuple(map(str, paths)), jobs, kept, readers, size, free_bytes(paths[0].parent))
 
 
 def plan_of(
-    outputs: tuple[str, ...], jobs: Sequence[BoxJob], readers: Sequence["BoxReader"], size: int, free: int | None
+    outputs: tuple[str, ...],
+    jobs: Sequence[BoxJob],
+    kept: Sequence[np.ndarray],
+    readers: Sequence["BoxReader | None"],
+    size: int,
+    free: int | None,
 ) -> Plan:
-    """The plan of jobs with their readers. size: of the output without compression, in bytes."""
+    """The plan of jobs with their readers. kept: (N, 2) each, boxes not to be cut. size: of the raw output, bytes."""
     chunks = set()
     boxes = leaving = 0
-    for job, reader in zip(jobs, readers, strict=True):
-        for task in job.tasks():
+    for job, mask, reader in zip(jobs, kept, readers, strict=True):
+        if reader is None:
+            continue
+        for task in box_tasks(job.starts, mask):
             windows = [(volume, window) for _, volume, window in reader.windows(task.start)]
             chunks |= {(volume.path, volume.mip, at) for volume, window in windows for at in volume.chunks(window)}
             boxes += 1
-            leaving += any(volume.overlap(window) < 1 for volume, window in windows)
-    pairs = sum(len(job.starts) for job in jobs)
-    return Plan(outputs, pairs, boxes, sum(repeats(job.starts) for job in jobs), len(chunks), leaving, size, free)
+            leaving += reader.leaves(task.start)
+    return Plan(
+        outputs=outputs,
+        pairs=sum(len(job.starts) for job in jobs),
+        boxes=boxes,
+        repeated_pairs=sum(repeats(job.starts) for job in jobs),
+        chunks=len(chunks),
+        leaving=leaving,
+        kept=sum(int(mask.sum()) for mask in kept),
+        output_bytes=size,
+        free_bytes=free,
+    )
 
 
-def run_box_jobs(jobs: Sequence[BoxJob], parallel: int, overwrite: bool) -> list[Report]:
-    """Make every file that is not finished yet. Return one report for each job, also for those finished before."""
+def run_box_jobs(jobs: Sequence[BoxJob], parallel: int, existing: Existing) -> list[Report]:
+    """Make every file that is not finished yet. Return one report for each job, also for those finished before.
+
+    Nothing is touched if all files are finished.
+    """
+    if _are_done(jobs, _finished(jobs, existing)) and not _leftovers(jobs):
+        return [_report_of_finished(job) for job in jobs]
+    _check_destinations(jobs)
     with ExitStack() as stack:
         for job in jobs:
+            make_folder(job.images.path.parent)
             stack.enter_context(locked(job.images.path))
-        finished = _finished(jobs, overwrite)
-        for path in finished:  # a run that was killed between publishing a file and deleting its partial file
-            partial_path(path).unlink(missing_ok=True)
-        _refuse_if_all_finished(jobs, finished)
+        finished = _finished(jobs, existing)
+        _discard(jobs, finished)
+        if _are_done(jobs, finished):
+            return [_report_of_finished(job) for job in jobs]
         warm_up(parallel)
-        for job in jobs:
-            job.work.checked_reader(job.starts)
-        return [_run(job, finished, parallel) for job in jobs]
+        kept = [_kept(job, finished, existing, stack) for job in jobs]
+        for job, boxes in zip(jobs, kept, strict=True):
+            _checked_reader(job, boxes.mask(job.starts))
+        return [_run(job, finished, boxes, parallel) for job, boxes in zip(jobs, kept, strict=True)]
 
 
-def _finished(jobs: Sequence[BoxJob], overwrite: bool) -> set[Path]:
-    """The files that are finished. Raises `UsageError` if a run of another provenance made or began one of them."""
+def _checked_reader(job: BoxJob, kept: np.ndarray) -> "BoxReader | None":
+    """A reader of a job's volumes, seen to be able to read its boxes; None where all are kept. kept: (N, 2) bool."""
+    return None if kept.all() else job.work.checked_reader(job.starts, kept)
+
+
+def _finished(jobs: Sequence[BoxJob], existing: Existing) -> set[Path]:
+    """The files that are finished. Raises `UsageError` if others are there that are to be left as they are."""
     files = [file for job in jobs for file in job.files()]
-    return {file.path for file in files if is_finished(file.path, file.layout.provenance, overwrite)}
+    return {file.path for file in files if is_finished(file.path, file.layout.provenance, existing)}
 
 
-def _refuse_if_all_finished(jobs: Sequence[BoxJob], finished: set[Path]) -> None:
-    """Refuse jobs of which nothing is left to do."""
-    if all(file.path in finished for job in jobs for file in job.files()):
-        raise UsageError(f"{jobs[0].images.path} is there already, finished: --overwrite replaces it")
+def _are_done(jobs: Sequence[BoxJob], finished: set[Path]) -> bool:
+    return all(file.path in finished for job in jobs for file in job.files())
 
 
-def _run(job: BoxJob, finished: set[Path], parallel: int) -> Report:
+def _report_of_finished(job: BoxJob) -> Report:
+    return report_of(job.images.path, [file.path for file in job.files()], done_already=True)
+
+
+def _check_destinations(jobs: Sequence[BoxJob]) -> None:
+    for folder in {job.images.path.parent for job in jobs}:
+        check_destination(folder)
+
+
+def _leftovers(jobs: Sequence[BoxJob]) -> bool:
+    return any(partial_path(file.path).exists() for job in jobs for file in job.files())
+
+
+def _discard(jobs: Sequence[BoxJob], finished: set[Path]) -> None:
+    """Delete partial files of finished ones, left by a kill amid publishing, and those that were begun otherwise.
+
+    A job's files were begun together: if one of them is of another origin, all are given up.
+    """
+    for job in jobs:
+        files = job.files()
+        foreign = any(of_another_origin(partial_path(file.path), file.layout.provenance) for file in files)
+        for file in files:
+            if foreign or file.path in finished:
+                partial_path(file.path).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _KeptBoxes:
+    """The boxes that a job's unfinished files take from earlier ones, by the files' paths."""
+
+    earlier: Mapping[Path, EarlierBoxes]
+
+    def mask(self, starts: np.ndarray) -> np.ndarray:
+        """(N, 2) bool: the boxes that need not be cut, as far as can be told before their bytes are looked at."""
+        mask = np.full(starts.shape[:2], bool(self.earlier))
+        for boxes in self.earlier.values():
+            mask &= boxes.places(starts) != NOWHERE
+        return mask
+
+
+def _kept(job: BoxJob, finished: set[Path], existing: Existing, stack: ExitStack) -> _KeptBoxes:
+    if existing is not Existing.UPDATED:
+        return _KeptBoxes({})
+    roles_alike = job.residuals is None
+    return _KeptBoxes(
+        {
+            file.path: stack.enter_context(EarlierBoxes(file.earlier_paths(), file.layout, roles_alike))
+            for file in job.files()
+            if file.path not in finished
+        }
+    )
+
+
+def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> Report:
     paths = [file.path for file in job.files()]
     if finished.issuperset(paths):
-        return report_of(job.images.path, paths, 2 * len(job.starts))
+        return _report_of_finished(job)
     with ExitStack() as stack:
 
         def opened(file: OutputFile | None) -> Writer | None:
@@ -155,12 +247,22 @@ def _run(job: BoxJob, finished: set[Path], parallel: int) -> Report:
 
         images, residuals = opened(job.images), opened(job.residuals)
         files = BoxFiles(images, residuals)
+        resumed = files.done(len(job.starts))
+        files.keep(kept.earlier, job.starts)
         done = files.done(len(job.starts))
         retries = cut_boxes(job.work, box_tasks(job.starts, done), parallel, files.put)
         keep = _pairs_to_keep(job, images)
         for writer in files.writers():
             writer.finish(keep)
-    return report_of(job.images.path, paths, int(done.sum()), retries)
+    others = {path for boxes in kept.earlier.values() for path in boxes.paths} - set(paths)
+    return report_of(
+        job.images.path,
+        paths,
+        resumed=int(resumed.sum()),
+        kept=int(done.sum() - resumed.sum()),
+        kept_from=tuple(sorted(map(str, others))),
+        retries=retries,
+    )
 
 
 def _pairs_to_keep(job: BoxJob, images: Writer | None) -> np.ndarray:
@@ -180,6 +282,8 @@ def _pairs_to_keep(job: BoxJob, images: Writer | None) -> np.ndarray:
 
 def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callable[[BoxTask, BoxResult], None]) -> int:
     """Have all boxes cut, and call `put` with each. Return how many readings had to be tried again."""
+    if not tasks:
+        return 0
     retries = 0
     runs = runs_of(tasks, workers)
     numbered = [task for run in runs for task in run]
@@ -232,6 +336,19 @@ class BoxFiles:
             done &= writer.done
         return done
 
+    def keep(self, earlier: Mapping[Path, EarlierBoxes], starts: np.ndarray) -> None:
+        """Store all boxes that are in earlier files, and undamaged there. starts: (N, 2, 3)."""
+        for writer in self.writers():
+            if writer.target not in earlier:
+                continue
+            boxes = earlier[writer.target]
+            places = np.where(writer.done, NOWHERE, boxes.places(starts))
+            found = np.argwhere(places != NOWHERE).tolist()
+            for pair, role in tqdm(found, desc="kept boxes", unit="box", disable=not found):
+                if (box := boxes.box(int(places[pair, role]))) is not None:
+                    self._put(writer, pair, role, *box)
+            self._commit()
+
     def put(self, task: BoxTask, result: BoxResult) -> None:
         """Store a box in each of its slots that is still empty."""
         for slot in task.slots:
@@ -240,8 +357,11 @@ class BoxFiles:
             residual = result.residual if is_source else None
             for writer, chunk in ((self._images, image), (self._residuals, residual)):
                 if writer is not None and not writer.has(slot.pair, slot.role):
-                    writer.put(slot.pair, slot.role, chunk, result.facts.by_name())
-                    self._uncommitted += 0 if chunk is None else len(chunk.data)
+                    self._put(writer, slot.pair, slot.role, chunk, result.facts.by_name())
+
+    def _put(self, writer: Writer, pair: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any]) -> None:
+        writer.put(pair, role, chunk, facts)
+        self._uncommitted += 0 if chunk is None else len(chunk.data)
         if self._uncommitted >= COMMIT_BYTES or time.monotonic() - self._committed_at >= COMMIT_S:
             self._commit()
 

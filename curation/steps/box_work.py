@@ -4,6 +4,7 @@ Modules that need CloudVolume are imported inside functions. The import takes a 
 should wait for it.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import numpy as np
 
 from .. import fields, runner, samples
 from ..datasets.chunks import Chunk, encode, encode_grey
-from ..datasets.facts import SOURCE, TARGET, BoxFacts
+from ..datasets.facts import SOURCE, TARGET, VOLUMES, BoxFacts
 from ..samples import Sample
-from ..spec import Spec
+from ..spec import Mask, Reference, Spec, VolumeSpec, field_reference, image_reference
 from .box_tasks import BoxResult, BoxTask
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class BoxWork:
 
     normalised: whether images are normalised; otherwise they keep the volume's values. decimals: of stored fields.
     layer: the CloudVolume layer that the worker uploads images to; if it is None, the worker returns chunks. missing:
-    what a missing chunk means, and retry_for: how long a store that is away is waited for, see `Volumes`.
+    what a missing chunk means, and retry_for: how long a store that is away is waited for, see `Volumes`. expects_data:
+    whether a volume of which no chunk is there is refused before the work begins.
     """
 
     spec: Spec
@@ -45,6 +47,7 @@ class BoxWork:
     layer: str | None = None
     missing: str = "black"
     retry_for: float = RETRY_FOR_S
+    expects_data: bool = True
 
     def __call__(self, worker: int, tasks: Iterator[tuple[int, BoxTask]]) -> Iterator[tuple[int, BoxResult]]:
         from ..volumes.layer_writer import open_for_writing
@@ -59,8 +62,11 @@ class BoxWork:
                 chunks = self._chunks(task, data, sample) if layer is None else _upload(layer, task, data, sample)
                 yield number, BoxResult(*chunks, _facts(data, sample), volumes.take_retries())
 
-    def checked_reader(self, starts: np.ndarray) -> "BoxReader":
-        """A reader of the spec's volumes. Raises `UsageError` if the boxes at `starts`, (N, 2, 3), cannot be read."""
+    def checked_reader(self, starts: np.ndarray, kept: np.ndarray | None = None) -> "BoxReader":
+        """A reader of the spec's volumes; a `UsageError` if boxes cannot be read.
+
+        starts: (N, 2, 3). kept: (N, 2) bool, the boxes that will not be read.
+        """
         from ..stores import CHECK_FOR_S
         from ..volumes.box_reader import check_boxes, check_data, check_volumes
         from ..volumes.volume import Volumes
@@ -68,7 +74,8 @@ class BoxWork:
         reader = self.reader(Volumes(missing=self.missing, retry_for=min(self.retry_for, CHECK_FOR_S)))
         check_volumes(reader)
         check_boxes(reader, starts)
-        check_data(reader, starts)
+        if self.expects_data:
+            check_data(reader, starts.reshape(-1, 3) if kept is None else starts[~kept])
         return reader
 
     def reader(self, volumes: "Volumes") -> "BoxReader":
@@ -87,6 +94,23 @@ class BoxWork:
         target = encode(_warped(sample, data)) if TARGET in roles else None
         residual = encode(fields.rounded(data.residual, self.decimals)) if SOURCE in roles else None
         return source, target, residual
+
+
+def volumes_text(spec: Spec) -> str:
+    """What each of `VOLUMES` is in a spec, for people, as a JSON object."""
+    image, field = image_reference(spec), None if spec.field is None else field_reference(spec)
+    texts = {
+        "image": _volume_text(spec.image),
+        "image.reference": _volume_text(image),
+        "masks": ", ".join(map(_volume_text, spec.masks)),
+        "field": "" if spec.field is None else _volume_text(spec.field),
+        "field.reference": "" if field is None else _volume_text(field),
+    }
+    return json.dumps({name: texts[name] for name in VOLUMES})
+
+
+def _volume_text(volume: VolumeSpec | Reference | Mask) -> str:
+    return f"{volume.path} at MIP {volume.src_mip}"
 
 
 def _upload(layer: "CloudVolume", task: BoxTask, data: "BoxData", sample: Sample) -> _Chunks:
@@ -117,7 +141,9 @@ def _facts(data: "BoxData", sample: Sample) -> BoxFacts:
         valid=sample.valid,
         masked=sample.masked,
         outside=data.outside,
-        missing_chunks=len(data.missing),
+        missing_chunks=sum(data.missing.values()),
+        chunks_by_volume=tuple(data.asked.get(name, 0) for name in VOLUMES),
+        missing_by_volume=tuple(data.missing.get(name, 0) for name in VOLUMES),
         zero_variance=sample.flat,
         no_vector=not data.shift.found,
     )

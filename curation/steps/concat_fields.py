@@ -1,7 +1,7 @@
 """Joining shards of fields into one file: every pair exactly once, the stored bytes as they are."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, SOURCE, TARGET
 from ..datasets.layout import Layout
+from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.probe import check_undamaged
 from ..datasets.seal import SEAL
 from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
-from ..errors import UsageError
-from ..files import check_folder, check_new, locked
+from ..errors import UsageError, WorkError
+from ..files import Existing, check_destination, check_name, locked, make_folder
 from ..provenance import provenance
 
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
@@ -37,10 +38,13 @@ class Joined:
     shards: int
     resumed: int
     strays: tuple[str, ...]
+    done_already: bool = False
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.pairs} pairs from {self.shards} shards"
-        if self.resumed:
+        text = (
+            f"{self.path}: {'done already: ' if self.done_already else ''}{self.pairs} pairs from {self.shards} shards"
+        )
+        if self.resumed and not self.done_already:
             text += f", {self.resumed} pairs found done"
         if self.strays:
             text += f"; not shards, left alone: {', '.join(self.strays)}"
@@ -48,34 +52,50 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class OpenShard:
-    """A shard opened to be read: its pairs are [first, last)."""
+class ReadShard:
+    """What was read of a shard, whose pairs are [first, last); its fields are read when they are copied.
 
+    No shard stays open: large datasets have more of them than a process may have files open.
+    alike: what must be the same in all shards, by name. arrays: what it holds of each of its pairs, but fields.
+    """
+
+    path: Path
     first: int
     last: int
-    data: Dataset
+    alike: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    attributes: Mapping[str, Any]
+    fingerprint: str
 
-    @property
-    def path(self) -> Path:
-        return self.data.path
 
+def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.REFUSED) -> Joined:
+    """Join the shards in a folder into one field file.
 
-def concat_fields(temp_dir: str, dst_path: str, overwrite: bool = False) -> Joined:
-    """Join the shards in a folder into one field file."""
-    check_folder(Path(dst_path).parent)
+    A file that was joined from the same shards is not touched.
+    """
+    target = Path(dst_path)
+    check_name(dst_path)
+    if not target.exists():
+        check_destination(target.parent)
     paths, strays = _find(Path(temp_dir))
     with ExitStack() as stack:
-        stack.enter_context(locked(dst_path))
-        check_new(dst_path, overwrite)
         check_undamaged(*(path for path, _ in paths))
-        shards = []
-        for path, shard in paths:
-            shards.append(_open(path, shard))
-            stack.enter_context(closing(shards[-1].data.file))
+        shards = [_read(path, shard) for path, shard in paths]
         shards.sort(key=lambda shard: (shard.first, shard.last))
         check_alike(shards)
         pairs = check_cover(shards)
-        writer = stack.enter_context(Writer(dst_path, _layout(shards, pairs)))
+        layout = _layout(shards, pairs)
+        if is_finished(target, layout.provenance, existing) and not partial_path(target).exists():
+            return Joined(dst_path, pairs, len(shards), pairs, strays, done_already=True)
+        check_destination(target.parent)
+        make_folder(target.parent)
+        stack.enter_context(locked(target))
+        if is_finished(target, layout.provenance, existing):
+            partial_path(target).unlink(missing_ok=True)  # of a run that was killed before it deleted the file
+            return Joined(dst_path, pairs, len(shards), pairs, strays, done_already=True)
+        if of_another_origin(partial_path(target), layout.provenance):
+            partial_path(target).unlink(missing_ok=True)
+        writer = stack.enter_context(Writer(target, layout))
         resumed = int(np.logical_and.reduce(writer.done, axis=1).sum())
         _copy(shards, writer)
         writer.finish()
@@ -93,37 +113,36 @@ def _find(folder: Path) -> tuple[list[tuple[Path, Shard]], tuple[str, ...]]:
     return shards, tuple(path.name for path, shard in files if shard is None and not path.name.startswith("."))
 
 
-def _open(path: Path, shard: Shard) -> OpenShard:
+def _read(path: Path, shard: Shard) -> ReadShard:
     data = open_dataset(path)
-    if data.main.shape[0] != shard.count:
-        data.file.close()
-        raise UsageError(f"{path}: holds {data.main.shape[0]} pairs, but its name says {shard.count}")
-    if data.main.dtype != np.float32:
-        data.file.close()
-        raise UsageError(f"{path}: holds {data.main.dtype}: want float32")
-    return OpenShard(shard.first, shard.last, data)
+    with data.file:
+        if data.main.shape[0] != shard.count:
+            raise UsageError(f"{path}: holds {data.main.shape[0]} pairs, but its name says {shard.count}")
+        if data.main.dtype != np.float32:
+            raise UsageError(f"{path}: holds {data.main.dtype}: want float32")
+        alike = {
+            "shape": data.main.shape[1:],
+            **{name: data.attributes.get(name) for name in ("mip", "pairs", "decimals", "spec_sha256")},
+            "provenance": data.provenance,
+            "datasets": sorted(data.file),
+        }
+        names = [name for name in data.file if name != "crc32" and _is_known(data.file[name], data.main)]
+        arrays = {name: data.file[name][:] for name in names}
+        return ReadShard(path, shard.first, shard.last, alike, arrays, data.attributes, data.fingerprint)
 
 
-def check_alike(shards: list[OpenShard]) -> None:
+def check_alike(shards: list[ReadShard]) -> None:
     """Refuse shards of different shape or origin, by both names."""
     first = shards[0]
     for shard in shards[1:]:
-        for name, ours, theirs in _compared(first, shard):
-            if ours != theirs:
-                raise UsageError(f"{first.path} and {shard.path} differ in {name}: {ours} and {theirs}")
+        for name, ours in first.alike.items():
+            if ours != shard.alike[name]:
+                raise UsageError(f"{first.path} and {shard.path} differ in {name}: {ours} and {shard.alike[name]}")
 
 
-def _compared(one: OpenShard, other: OpenShard) -> Iterator[tuple[str, Any, Any]]:
-    yield "shape", one.data.main.shape[1:], other.data.main.shape[1:]
-    for name in ("mip", "pairs", "decimals", "spec_sha256"):
-        yield name, one.data.attributes.get(name), other.data.attributes.get(name)
-    yield "provenance", one.data.provenance, other.data.provenance
-    yield "datasets", sorted(one.data.file), sorted(other.data.file)
-
-
-def check_cover(shards: list[OpenShard]) -> int:
+def check_cover(shards: list[ReadShard]) -> int:
     """The number of pairs, if the shards, in order, hold each exactly once. Older shards do not say how many."""
-    pairs = int(shards[0].data.attributes.get("pairs", shards[-1].last))
+    pairs = int(shards[0].attributes.get("pairs", shards[-1].last))
     end = 0
     for before, shard in zip([None, *shards], shards, strict=False):
         if shard.first > end:
@@ -139,18 +158,16 @@ def check_cover(shards: list[OpenShard]) -> int:
     return pairs
 
 
-def _layout(shards: list[OpenShard], pairs: int) -> Layout:
-    first = shards[0].data
-    names = [name for name in first.file if name != "crc32" and _is_known(first.file[name], first.main)]
-    arrays = {
-        name: np.concatenate([shard.data.file[name][:] for shard in shards]) for name in names if name not in BOX_FACTS
-    }
+def _layout(shards: list[ReadShard], pairs: int) -> Layout:
+    first = shards[0]
+    names = [name for name in first.arrays if all(name in shard.arrays for shard in shards)]
+    arrays = {name: np.concatenate([shard.arrays[name] for shard in shards]) for name in names if name not in BOX_FACTS}
     attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_SHARD}
     made_of = provenance(
-        shards=[[shard.path.name, shard.data.fingerprint] for shard in shards], origin=first.provenance
+        shards=[[shard.path.name, shard.fingerprint] for shard in shards], origin=first.alike["provenance"]
     )
     facts = tuple(name for name in names if name in BOX_FACTS)
-    return Layout((pairs, *first.main.shape[1:]), 1, arrays, facts, made_of, attributes)
+    return Layout((pairs, *first.alike["shape"]), 1, arrays, facts, made_of, attributes)
 
 
 def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
@@ -158,18 +175,15 @@ def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
     return isinstance(dataset, h5py.Dataset) and dataset.name != main.name and dataset.shape[:1] == main.shape[:1]
 
 
-def _copy(shards: list[OpenShard], writer: Writer) -> None:
+def _copy(shards: list[ReadShard], writer: Writer) -> None:
     done = np.logical_and.reduce(writer.done, axis=1)
     uncommitted = 0
     with tqdm(total=len(done), initial=int(done.sum()), desc="pairs", unit="pair") as bar:
         for shard in shards:
-            stored_alike = _is_stored_as(shard.data.main, writer.layout)
-            facts = {name: shard.data.file[name][:] for name in writer.layout.facts}
-            for pair in range(shard.first, shard.last):
-                if done[pair]:
-                    continue
+            left = [pair for pair in range(shard.first, shard.last) if not done[pair]]
+            for pair, chunk in zip(left, _chunks(shard, left, writer.layout), strict=True):
                 sample = pair - shard.first
-                chunk = _chunk(shard.data, sample, stored_alike)
+                facts = {name: shard.arrays[name] for name in writer.layout.facts}
                 writer.put(pair, SOURCE, chunk, _of(facts, sample, SOURCE))
                 writer.put(pair, TARGET, None, _of(facts, sample, TARGET))
                 bar.update()
@@ -177,6 +191,19 @@ def _copy(shards: list[OpenShard], writer: Writer) -> None:
                 if uncommitted >= COMMIT_BYTES:
                     writer.commit()
                     uncommitted = 0
+
+
+def _chunks(shard: ReadShard, pairs: list[int], layout: Layout) -> Iterator[Chunk]:
+    """The stored fields of some of a shard's pairs."""
+    if not pairs:
+        return
+    data = open_dataset(shard.path)
+    with data.file:
+        if data.fingerprint != shard.fingerprint:
+            raise WorkError(f"{shard.path}: changed while shards were joined; the same command joins what is there now")
+        stored_alike = _is_stored_as(data.main, layout)
+        for pair in pairs:
+            yield _chunk(data, pair - shard.first, stored_alike)
 
 
 def _of(facts: Mapping[str, np.ndarray], sample: int, role: int) -> dict[str, Any]:

@@ -12,19 +12,22 @@ import numpy as np
 from ..datasets.facts import BOX_FACTS, SOURCE, TARGET
 from ..datasets.layout import Layout, image_name
 from ..errors import UsageError
-from ..files import check_folder
+from ..files import Existing
 from ..provenance import provenance
-from ..spec import Mask, Spec, VolumeSpec
+from ..spec import FARTHEST, Mask, Spec, VolumeSpec
 from .box_job import BoxJob, OutputFile, plan_box_jobs, run_box_jobs
-from .box_work import RETRY_FOR_S, BoxWork
+from .box_work import RETRY_FOR_S, BoxWork, volumes_text
 from .report import Plan, Report
+
+MOST_SECTIONS = 2 * 10**7
 
 
 @dataclass(frozen=True)
 class DownloadImageOptions:
     """download_image's arguments. mips and patch_sizes go together, a file each; offsets are MIP-0 voxels.
 
-    retry_for: seconds for which a store that is away is waited for.
+    missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes without any
+    chunk are refused. retry_for: seconds for which a store that is away is waited for.
     """
 
     cv_path: str
@@ -38,9 +41,9 @@ class DownloadImageOptions:
     cv_path_defects: str | None = None
     mask_val: float | None = None
     parallel: int = 1
-    missing: str = "black"
+    missing: str | None = None
     retry_for: float = RETRY_FOR_S
-    overwrite: bool = False
+    existing: Existing = Existing.REFUSED
     dry_run: bool = False
 
 
@@ -55,14 +58,17 @@ class Downloaded:
 
 
 def download_image(options: DownloadImageOptions) -> Downloaded | Plan:
-    """Write an image file for each level, with source = section z and target = section z - 1."""
+    """Write an image file for each level, with source = section z and target = section z - 1.
+
+    If all files are there already, just as they would be made, they are not touched, and the reports say so.
+    """
     _check(options)
-    check_folder(options.dst_folder)
     starts = stretch_starts(options)
     jobs = [_box_job(options, starts, mip, size) for mip, size in zip(options.mips, options.patch_sizes, strict=True)]
     if options.dry_run:
-        return plan_box_jobs(jobs, options.overwrite)
-    return Downloaded(tuple(run_box_jobs(jobs, options.parallel, options.overwrite)))
+        planned = plan_box_jobs(jobs, options.existing)
+        return planned if isinstance(planned, Plan) else Downloaded(tuple(planned))
+    return Downloaded(tuple(run_box_jobs(jobs, options.parallel, options.existing)))
 
 
 def _box_job(options: DownloadImageOptions, starts: np.ndarray, mip: int, size: int) -> BoxJob:
@@ -71,6 +77,7 @@ def _box_job(options: DownloadImageOptions, starts: np.ndarray, mip: int, size: 
     if options.cv_path_defects is not None and options.mask_val is not None:
         masks = (Mask(options.cv_path_defects, mip, options.mask_val),)
     spec = Spec(image=VolumeSpec(options.cv_path, mip), masks=masks, max_mip=mip, dst_mip=mip, x_size=size, y_size=size)
+    missing = options.missing or "black"
     made_of = provenance(
         cv_path=options.cv_path,
         cv_path_defects=options.cv_path_defects,
@@ -79,7 +86,7 @@ def _box_job(options: DownloadImageOptions, starts: np.ndarray, mip: int, size: 
         sections=len(starts),
         mip=mip,
         patch_size=size,
-        missing=options.missing,
+        missing=missing,
     )
     layout = Layout(
         main=(len(starts), 2, size, size),
@@ -87,9 +94,15 @@ def _box_job(options: DownloadImageOptions, starts: np.ndarray, mip: int, size: 
         arrays={"start": starts, "pair": np.arange(len(starts))},
         facts=tuple(BOX_FACTS),
         provenance=made_of,
-        attributes={"mip": mip, "anchor": "start", "cv_path": options.cv_path},
+        attributes={"mip": mip, "anchor": "start", "cv_path": options.cv_path, "volumes": volumes_text(spec)},
     )
-    work = BoxWork(spec, normalised=False, missing=options.missing, retry_for=options.retry_for)
+    work = BoxWork(
+        spec,
+        normalised=False,
+        missing=missing,
+        retry_for=options.retry_for,
+        expects_data=options.missing != "black",
+    )
     return BoxJob(work, starts, OutputFile(Path(options.dst_folder) / image_name(starts, mip), layout))
 
 
@@ -105,8 +118,13 @@ def stretch_starts(options: DownloadImageOptions) -> np.ndarray:
 
 
 def _check(options: DownloadImageOptions) -> None:
+    for name in ("z_start", "z_end", "x_offset", "y_offset"):
+        if abs(getattr(options, name)) > FARTHEST:
+            raise UsageError(f"--{name} {getattr(options, name)} lies beyond any volume")
     if options.z_start >= options.z_end:
         raise UsageError(f"--z_start {options.z_start} is not before --z_end {options.z_end}: no section lies between")
+    if options.z_end - options.z_start > MOST_SECTIONS:
+        raise UsageError(f"--z_start {options.z_start} --z_end {options.z_end}: more than {MOST_SECTIONS:,} sections")
     if len(options.mips) != len(options.patch_sizes):
         count = f"{len(options.mips)} and {len(options.patch_sizes)} values"
         raise UsageError(f"--mips and --patch_sizes have {count}: want a size for each MIP")

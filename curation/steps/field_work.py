@@ -15,13 +15,15 @@ import numpy as np
 from .. import fields, runner
 from ..aligners.pyramid import Module
 from ..datasets.chunks import Chunk, encode
-from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.dataset import Dataset
 from ..datasets.facts import PairFacts, stacked
 from ..datasets.layout import Layout
 from ..datasets.shards import Shard
 from ..datasets.writer import write_whole
-from ..errors import UsageError, WorkError
+from ..errors import WorkError
 from ..provenance import Provenance
+from .field_inputs import Checksums, FieldInputs, PairInputs, open_inputs
+from .kept_fields import KeptFields, KeptReader, key_of
 
 if TYPE_CHECKING:
     from ..aligners.aligner import Aligner
@@ -44,95 +46,76 @@ class GenerateFieldsOptions:
     model_params: Mapping[str, Any] = field(default_factory=dict)
     crop: str = "start"
     decimals: int | None = 2
+    update: bool = False
     dry_run: bool = False
+
+    def open_inputs(self) -> FieldInputs:
+        """The image file and the previous fields, which must belong together."""
+        return open_inputs(self.image_path, self.prev_field_path, self.src_mip)
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of a shard: pairs not run because an image is all 0, and fields with vectors that are not finite."""
+    """What came of a shard, which is written if no pair of it has failed. kept: how many of its fields were."""
 
-    not_run: int
-    with_nonfinite: int
+    kept: int
     failures: tuple[str, ...] = ()
 
 
-def open_inputs(options: GenerateFieldsOptions) -> tuple[Dataset, Dataset | None]:
-    """The image file and the previous fields, which must belong together."""
-    images = open_dataset(options.image_path)
-    if options.prev_field_path is None:
-        if options.stage > 0:
-            raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
-        _check(images, "image", options.src_mip)
-        return images, None
-    prior = open_dataset(options.prev_field_path)
-    _check(images, "image", options.src_mip)
-    _check(prior, "field", options.src_mip)
-    if images.main.shape != prior.main.shape:
-        raise UsageError(
-            f"{images.path} is {images.main.shape}, {prior.path} is {prior.main.shape}: want the same shape"
-        )
-    for name in set(images.arrays) & set(prior.arrays):
-        differs = (images.arrays[name] != prior.arrays[name]).reshape(len(images.main), -1).any(axis=1)
-        if differs.any():
-            pair = int(differs.argmax())
-            raise UsageError(
-                f"pair {pair}: {name} is {images.arrays[name][pair].tolist()} in {images.path} but "
-                f"{prior.arrays[name][pair].tolist()} in {prior.path}: these fields are not of these images"
-            )
-    return images, prior
+@dataclass(frozen=True)
+class _ReadPair:
+    """A pair as it was read: either its inputs, or the field that was made from the same inputs, and its facts."""
 
-
-def _check(dataset: Dataset, kind: str, src_mip: int) -> None:
-    if dataset.kind not in (kind, None):
-        raise UsageError(f"{dataset.path}: {dataset.kind} file, where {kind} file is wanted")
-    if dataset.mip is not None and dataset.mip != src_mip:
-        raise UsageError(f"{dataset.path} is of MIP {dataset.mip}, not src_mip {src_mip}")
+    checksums: Checksums
+    inputs: PairInputs | None
+    kept: tuple[Chunk, PairFacts] | None = None
 
 
 @dataclass
 class _PendingShard:
-    """A shard whose pairs are being run: what is known of those that were, and their chunks, which may be under way."""
+    """A shard whose pairs are being done: what is known of those that are, and their chunks, which may be under way."""
 
     shard: Shard
     chunks: list[Future[Chunk]] = field(default_factory=list)
     facts: list[PairFacts] = field(default_factory=list)
+    checksums: list[Checksums] = field(default_factory=list)
+    kept: int = 0
     failures: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class FieldWork:
-    """What a worker does: its module on its device, over the shards it is given."""
+    """What a worker does: its module on its device, over the shards it is given.
+
+    kept: fields that need not be made. devices: of each worker. threads: of each worker on the CPU.
+    """
 
     options: GenerateFieldsOptions
     module: Module
-    devices: tuple[str, ...]
     provenance: Provenance
-    threads: int | None
+    kept: KeptFields
+    devices: tuple[str, ...] = ()
+    threads: int | None = None
 
     def __call__(self, number: int, shards: Iterator[tuple[int, Shard]]) -> Iterator[tuple[int, ShardResult]]:
-        import torch
+        inputs = self.options.open_inputs()
+        kept = KeptReader(self.kept)
+        aligner = LateAligner(self, number)
+        if not self.kept.places:
+            aligner.load()  # now, so that what is amiss with it is told before a shard is written
 
-        from ..aligners.aligner import Aligner
-
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        images, prior = open_inputs(self.options)
-        aligner = Aligner(self.module, self.options.checkpoint_name, self.options.model_params, self.devices[number])
-
-        def read(unit: tuple[int, Shard, int]) -> tuple[np.ndarray, np.ndarray | None]:
-            *_, pair = unit
-            before = None if prior is None else prior.main[pair].astype(np.float32)
-            return images.main[pair].astype(np.float32), before
+        def read(unit: tuple[int, Shard, int]) -> _ReadPair:
+            return _read(inputs, kept, unit[-1])
 
         pairs = ((place, shard, pair) for place, shard in shards for pair in shard.pairs)
         written: deque[tuple[int, Future[ShardResult]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            for (place, shard, pair), (both, before) in runner.ahead(read, pairs, depth=1):
+            for (place, shard, pair), found in runner.ahead(read, pairs, depth=1):
                 if pair == shard.first:
                     pending = _PendingShard(shard)
-                self._pair(pending, pair, both, before, aligner, encoder)
+                self._pair(pending, pair, found, aligner, encoder)
                 if pair == shard.last - 1:
-                    written.append((place, encoder.submit(self._finished, pending, images)))
+                    written.append((place, encoder.submit(self._finished, pending, inputs.images)))
                 while written and (written[0][1].done() or len(written) > 1):
                     finished, done = written.popleft()
                     yield finished, done.result()
@@ -143,20 +126,38 @@ class FieldWork:
         self,
         pending: _PendingShard,
         pair: int,
-        both: np.ndarray,
-        before: np.ndarray | None,
-        aligner: "Aligner",
+        found: _ReadPair,
+        aligner: "LateAligner",
         encoder: ThreadPoolExecutor,
     ) -> None:
+        pending.checksums.append(found.checksums)
+        if found.kept is not None:
+            chunk, facts = found.kept
+            pending.kept += 1
+            pending.facts.append(facts)
+            pending.chunks.append(encoder.submit(lambda: chunk))
+        elif found.inputs is not None:
+            self._made(pending, pair, found.inputs, aligner, encoder)
+
+    def _made(
+        self,
+        pending: _PendingShard,
+        pair: int,
+        inputs: PairInputs,
+        aligner: "LateAligner",
+        encoder: ThreadPoolExecutor,
+    ) -> None:
+        black = inputs.black
+        model = None if black else aligner.load()
         try:
-            black = not (both[0].any() and both[1].any())
-            found = _prior_or_zeros(before, both[0].shape) if black else aligner(both[0], both[1], before)
+            made = inputs.prior_or_zeros if model is None else model(inputs.images[0], inputs.images[1], inputs.prior)
         except WorkError as error:
-            pending.failures.append(f"pair {pair}, {both.shape[1]} x {both.shape[2]} pixels: {error}")
+            _, x_size, y_size = inputs.images.shape
+            pending.failures.append(f"pair {pair}, {x_size} x {y_size} pixels: {error}")
             return
-        nonfinite = int((~np.isfinite(found)).any(axis=0).sum())
+        nonfinite = int((~np.isfinite(made)).any(axis=0).sum())
         pending.facts.append(PairFacts(not_run=black, nonfinite=nonfinite))
-        pending.chunks.append(encoder.submit(self._encoded, found))
+        pending.chunks.append(encoder.submit(self._encoded, made))
 
     def _encoded(self, found: np.ndarray) -> Chunk:
         options = self.options
@@ -165,17 +166,16 @@ class FieldWork:
 
     def _finished(self, pending: _PendingShard, images: Dataset) -> ShardResult:
         """Write a shard whose chunks were encoded by the thread that runs this, before it; one with failures is not."""
-        facts = pending.facts
         if not pending.failures:
-            layout = self._layout(pending.shard, facts, images)
+            layout = self._layout(pending, images)
             path = Path(self.options.temp_dir) / pending.shard.name
             write_whole(path, layout, [chunk.result() for chunk in pending.chunks])
-        not_run = sum(each.not_run for each in facts)
-        return ShardResult(not_run, sum(each.nonfinite > 0 for each in facts), tuple(pending.failures))
+        return ShardResult(pending.kept, tuple(pending.failures))
 
-    def _layout(self, shard: Shard, facts: list[PairFacts], images: Dataset) -> Layout:
-        options = self.options
+    def _layout(self, pending: _PendingShard, images: Dataset) -> Layout:
+        options, shard = self.options, pending.shard
         known = {name: values[shard.first : shard.last] for name, values in images.arrays.items()}
+        made_from = {"input_crc32": np.array(pending.checksums, "<u4")}
         inherited = [name for name in ("spec", "spec_sha256", "anchor") if name in images.attributes]
         attributes = {
             **{name: images.attributes[name] for name in inherited},
@@ -186,8 +186,39 @@ class FieldWork:
             "last": shard.last - 1,
         }
         shape = (shard.count, *images.main.shape[1:])
-        return Layout(shape, 1, {**known, **stacked(facts)}, (), self.provenance, attributes)
+        return Layout(shape, 1, {**known, **stacked(pending.facts), **made_from}, (), self.provenance, attributes)
 
 
-def _prior_or_zeros(prior: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    return np.zeros((2, *shape), np.float32) if prior is None else prior
+def _read(inputs: FieldInputs, kept: KeptReader, pair: int) -> _ReadPair:
+    """Read a pair: its inputs only if they must be known, or its field made."""
+    checksums = inputs.known_checksums(pair)
+    read = None
+    if checksums is None:
+        read = inputs.read(pair)
+        checksums = read.checksums()
+    found = kept.find(key_of(checksums, inputs.images, pair))
+    if found is not None:
+        return _ReadPair(checksums, None, found)
+    return _ReadPair(checksums, read or inputs.read(pair))
+
+
+class LateAligner:
+    """A worker's aligner, which is loaded when it is first wanted: fields that are kept want none."""
+
+    def __init__(self, work: FieldWork, number: int) -> None:
+        self._work = work
+        self._device = work.devices[number]
+        self._aligner: Aligner | None = None
+
+    def load(self) -> "Aligner":
+        """The aligner."""
+        if self._aligner is None:
+            import torch
+
+            from ..aligners.aligner import Aligner
+
+            if self._work.threads:
+                torch.set_num_threads(self._work.threads)
+            options = self._work.options
+            self._aligner = Aligner(self._work.module, options.checkpoint_name, options.model_params, self._device)
+        return self._aligner

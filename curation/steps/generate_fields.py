@@ -4,10 +4,9 @@ A shard is a range of pairs and the file that holds their fields. Workers, one f
 shards from a common queue. A shard appears when it is whole, so the shards that are there are the work that is done.
 """
 
-import json
 import os
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +14,49 @@ from tqdm import tqdm
 
 from .. import fields, runner
 from ..aligners.pyramid import Module, content_hash, find_module
-from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.dataset import open_dataset
 from ..datasets.probe import check_undamaged
-from ..datasets.shards import Shard, missing_shards, shard_named
+from ..datasets.shards import Shard
 from ..errors import UsageError, WorkError
-from ..files import check_folder, locked
-from ..provenance import Provenance, differences, provenance
-from .field_work import FieldWork, GenerateFieldsOptions, open_inputs
-from .report import free_bytes, gib, table
+from ..files import check_destination, locked, make_folder
+from ..provenance import Provenance, provenance
+from .field_inputs import FieldInputs
+from .field_shards import LOCKED, FoundShards, find_shards, move_aside
+from .field_work import FieldWork, GenerateFieldsOptions
+from .kept_fields import kept_fields
+from .report import free_bytes, size_text, table
 
 
-@dataclass
+@dataclass(frozen=True)
 class Generated:
-    """What came of all shards, for the summary."""
+    """What the shards hold, for the summary.
+
+    resumed: pairs that were in shards of this origin. kept: fields taken from shards of another origin; None if there
+    were none. done: nothing was left to be made.
+    """
 
     folder: str
     pairs: int
     resumed: int
-    not_run: int = 0
-    with_nonfinite: int = 0
+    kept: int | None
+    done: bool
+    not_run: int
+    with_nonfinite: int
 
     def __str__(self) -> str:
+        found = "done already" if self.done else f"{self.resumed} of them found done"
         lines = [
             ("output", self.folder),
-            ("pairs", f"{self.pairs}, {self.resumed} of them found done"),
+            ("pairs", f"{self.pairs}, {found}"),
+            *self._update(),
             ("not run", f"{self.not_run}, an image being all 0"),
             ("not finite", f"{self.with_nonfinite} fields with such vectors"),
         ]
         return table(lines)
+
+    def _update(self) -> Iterator[tuple[str, str]]:
+        if self.kept is not None:
+            yield "fields", f"{self.kept} kept, {self.pairs - self.resumed - self.kept} made"
 
 
 @dataclass(frozen=True)
@@ -53,71 +67,117 @@ class FieldsPlan:
     devices: tuple[str, ...]
     pairs: int
     shards: tuple[Shard, ...]
+    others: int  # shards of another origin
     output_bytes: int
     free_bytes: int | None
 
     def __str__(self) -> str:
         left = sum(shard.count for shard in self.shards)
-        free = "" if self.free_bytes is None else f"; {gib(self.free_bytes)} are free there"
+        free = "" if self.free_bytes is None else f"; {size_text(self.free_bytes)} are free there"
+        replaced = f"; {self.others} of another origin go, once the fields in them that are right were copied"
+        replaced = replaced if self.others else ""
         lines = [
             ("module", str(self.module.folder)),
             ("workers", ", ".join(self.devices)),
             ("pairs", f"{self.pairs}, {self.pairs - left} of them found done"),
-            ("shards to make", str(len(self.shards))),
-            ("output size", f"up to {gib(self.output_bytes)}{free}"),
+            ("shards to make", str(len(self.shards)) + replaced),
+            ("output size", f"up to {size_text(self.output_bytes)}{free}"),
         ]
         return table(lines)
 
 
 def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
-    """Write the shards that are not there yet of one stage's fields over an image file."""
+    """Write the shards that are not there yet of one stage's fields over an image file.
+
+    Where all are there nothing is touched. With `dry_run` only say what would be done.
+    """
     if options.src_mip < options.dst_mip:
         raise UsageError(f"src_mip {options.src_mip} is finer than dst_mip {options.dst_mip}: want src_mip >= dst_mip")
-    check_folder(options.temp_dir)
+    if options.prev_field_path is None and options.stage > 0:
+        raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
+    check_destination(options.temp_dir)
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
     check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
-    images, prior = open_inputs(options)
-    for size in images.main.shape[2:]:
+    inputs = options.open_inputs()
+    for size in inputs.size:
         fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
-    if options.cpu_workers != 1 and not options.dry_run:
-        runner.warm_up("torch", "h5py", "isal")
-    devices = _devices(options)
-    made_of = _provenance(options, module, images, prior)
+    made_of = _provenance(options, module, inputs)
     folder = Path(options.temp_dir)
-    with nullcontext() if options.dry_run else locked(folder / "shards"):
-        there = existing_shards(folder, made_of)
-        pairs = images.main.shape[0]
-        shards = missing_shards(there, pairs)
-        if options.dry_run:
-            size = 8 * sum(shard.count for shard in shards) * int(np.prod(images.main.shape[2:]))
-            return FieldsPlan(module, tuple(devices), pairs, tuple(shards), size, free_bytes(folder))
-        return _generate(options, module, devices, made_of, there, shards, pairs)
+    there = find_shards(folder, made_of, options.update)
+    if there.are_all(inputs.pairs) and (options.dry_run or there.is_tidy):
+        return _generated(options, there.shards, inputs.pairs, done=True)
+    if options.dry_run:
+        return _plan(options, module, inputs, there)
+    make_folder(folder)
+    with locked(folder / LOCKED):
+        there = find_shards(folder, made_of, options.update)  # again: another run may have ended just now
+        return _generate(options, module, made_of, there, inputs.pairs)
+
+
+def _plan(options: GenerateFieldsOptions, module: Module, inputs: FieldInputs, there: FoundShards) -> FieldsPlan:
+    if not options.update:
+        there.check()
+    shards = there.missing(inputs.pairs)
+    size = 8 * sum(shard.count for shard in shards) * int(np.prod(inputs.size))
+    free = free_bytes(there.folder if there.folder.exists() else there.folder.absolute().parent)
+    others = len(there.others) + len(there.aside)
+    return FieldsPlan(module, tuple(_devices(options)), inputs.pairs, tuple(shards), others, size, free)
 
 
 def _generate(
-    options: GenerateFieldsOptions,
-    module: Module,
-    devices: list[str],
-    made_of: Provenance,
-    there: list[Shard],
-    shards: list[Shard],
-    pairs: int,
+    options: GenerateFieldsOptions, module: Module, made_of: Provenance, there: FoundShards, pairs: int
 ) -> Generated:
-    for path in Path(options.temp_dir).glob(".[0-9]*_[0-9]*.[0-9]*.partial.h5"):
-        path.unlink(missing_ok=True)  # of workers that were killed
-    made = Generated(options.temp_dir, pairs, resumed=sum(shard.count for shard in there))
+    """Make what is missing. Shards that were moved aside are used whoever has moved them, and go once all is made."""
+    if not options.update:
+        there.check()
+    for path in there.partials:
+        path.unlink(missing_ok=True)
+    aside = [*there.aside, *move_aside(there.folder, there.others)]
+    shards = there.missing(pairs)
+    resumed = sum(shard.count for shard in there.shards)
+    kept = 0
+    if shards:
+        work = FieldWork(options, module, made_of, kept_fields(aside, made_of))
+        kept = _run(work, shards, pairs, resumed)
+    for path in aside:
+        path.unlink()
+    return _generated(options, [*there.shards, *shards], pairs, resumed, kept if aside else None, done=not shards)
+
+
+def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
+    """Make shards; how many of their fields were kept."""
+    if work.options.cpu_workers != 1:
+        runner.warm_up("torch", "h5py", "isal")
+    devices = _devices(work.options)
     threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
-    work = FieldWork(options, module, tuple(devices), made_of, threads)
+    work = replace(work, devices=tuple(devices), threads=threads)
     failures: list[str] = []
-    with tqdm(total=pairs, initial=made.resumed, desc="pairs", unit="pair") as bar:
+    kept = 0
+    with tqdm(total=pairs, initial=resumed, desc="pairs", unit="pair") as bar:
         for number, done in runner.run(work, [[shard] for shard in shards], len(devices)):
-            made.not_run += done.not_run
-            made.with_nonfinite += done.with_nonfinite
             failures += done.failures
-            bar.update(shards[number].last - shards[number].first)
+            kept += done.kept
+            bar.update(shards[number].count)
     if failures:
         raise WorkError(f"{len(failures)} of {pairs} pairs failed; the first: {failures[0]}")
-    return made
+    return kept
+
+
+def _generated(
+    options: GenerateFieldsOptions,
+    shards: Sequence[Shard],
+    pairs: int,
+    resumed: int = 0,
+    kept: int | None = None,
+    done: bool = False,
+) -> Generated:
+    """What shards that hold all pairs say of them."""
+    not_run = with_nonfinite = 0
+    for shard in shards:
+        with open_dataset(Path(options.temp_dir) / shard.name).file as file:
+            not_run += int(file["not_run"][:].sum())
+            with_nonfinite += int((file["nonfinite"][:] > 0).sum())
+    return Generated(options.temp_dir, pairs, resumed, kept, done, not_run, with_nonfinite)
 
 
 def _devices(options: GenerateFieldsOptions) -> list[str]:
@@ -137,11 +197,11 @@ def _devices(options: GenerateFieldsOptions) -> list[str]:
     return ["cpu"] * (options.cpu_workers or os.cpu_count() or 1)
 
 
-def _provenance(options: GenerateFieldsOptions, module: Module, images: Dataset, prior: Dataset | None) -> Provenance:
+def _provenance(options: GenerateFieldsOptions, module: Module, inputs: FieldInputs) -> Provenance:
     """What shapes a field: shards of other inputs or arguments must not be mixed with these."""
     return provenance(
-        images=images.fingerprint,
-        previous_fields=prior.fingerprint if prior else None,
+        images=inputs.images.fingerprint,
+        previous_fields=inputs.prior.fingerprint if inputs.prior else None,
         module=content_hash(module),
         checkpoint_name=options.checkpoint_name,
         model_params=dict(options.model_params),
@@ -150,17 +210,3 @@ def _provenance(options: GenerateFieldsOptions, module: Module, images: Dataset,
         crop=options.crop,
         field_decimals=options.decimals,
     )
-
-
-def existing_shards(folder: Path, made_of: Provenance) -> list[Shard]:
-    """The shards in a folder; one that something else made is a `UsageError`."""
-    there = {path: shard for path in folder.iterdir() if (shard := shard_named(path.name))}
-    check_undamaged(*there)
-    for path in there:
-        dataset = open_dataset(path)
-        found = json.loads(dataset.provenance)
-        dataset.file.close()
-        if made_of != found:
-            changed = differences(made_of, found)
-            raise UsageError(f"{path}: made with another {changed}; take another --temp_dir, or delete it")
-    return sorted(there.values(), key=lambda shard: shard.first)

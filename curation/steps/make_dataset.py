@@ -1,5 +1,6 @@
 """From a spec to a dataset: HDF5 files in a folder, or a CloudVolume layer."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,35 +9,37 @@ import msgspec
 import numpy as np
 
 from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS
-from ..datasets.layout import Layout, field_name, image_name
+from ..datasets.layout import Layout, any_image_name, field_name, image_name
 from ..errors import UsageError
-from ..files import check_folder
+from ..files import Existing
 from ..provenance import provenance, sha256
 from ..spec import Spec, note_json, read_spec
 from .box_job import BoxJob, OutputFile, cut_boxes, plan_box_jobs, plan_of, run_box_jobs, warm_up
 from .box_tasks import BoxResult, BoxTask, box_tasks
-from .box_work import RETRY_FOR_S, BoxWork
-from .report import Plan, Report
+from .box_work import RETRY_FOR_S, BoxWork, volumes_text
+from .report import Plan, Report, table
 
 
 @dataclass(frozen=True)
 class MakeDatasetOptions:
     """make_dataset's arguments.
 
-    decimals: of stored fields, None for all there are. missing: "black" or "fail", what a chunk is that the store does
-    not have. min_valid: pairs of which either image has a smaller fraction of valid pixels are left out. retry_for:
-    seconds for which a store that is away is waited for.
+    name: of the files, without `.h5`; None: after the first pair's source. decimals: of stored fields, None for all
+    there are. missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes
+    without any chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid
+    pixels. retry_for: seconds for which a store that is away is waited for.
     """
 
     spec_path: str
     dst_path: str
     parallel: int
+    name: str | None = None
     suffix: str | None = None
     decimals: int | None = 2
-    missing: str = "black"
+    missing: str | None = None
     min_valid: float | None = None
     retry_for: float = RETRY_FOR_S
-    overwrite: bool = False
+    existing: Existing = Existing.REFUSED
     dry_run: bool = False
 
     @property
@@ -45,51 +48,90 @@ class MakeDatasetOptions:
         return "://" in self.dst_path
 
 
-def make_dataset(options: MakeDatasetOptions) -> Report | Plan:
-    """Cut a spec's pairs out of its volumes; with `dry_run` only say what that would be."""
+@dataclass(frozen=True)
+class DoneLayer:
+    """A layer that was finished before."""
+
+    path: str
+    pairs: int
+
+    def __str__(self) -> str:
+        return table([("output", self.path), ("pairs", f"{self.pairs}, done already")])
+
+
+def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
+    """Cut a spec's pairs out of its volumes; with `dry_run` only say what that would be.
+
+    If the output is there already, just as it would be made, it is not touched, and the report says so.
+    """
+    if "/" in (options.suffix or ""):
+        raise UsageError(f"--suffix {options.suffix}: want a tag of the field file's name, without /")
     spec = read_spec(options.spec_path)
     if options.to_layer:
         if options.min_valid is not None:
             raise UsageError("--min_valid leaves pairs out of files; a layer has a section for each")
+        if options.name is not None:
+            raise UsageError("--name is of files; a layer has the name of its --dst_path")
         return _make_layer(spec, options)
-    check_folder(options.dst_path)
     job = box_job(spec, options)
     if options.dry_run:
-        return plan_box_jobs([job], options.overwrite)
-    return run_box_jobs([job], options.parallel, options.overwrite)[0]
+        planned = plan_box_jobs([job], options.existing)
+        return planned if isinstance(planned, Plan) else planned[0]
+    return run_box_jobs([job], options.parallel, options.existing)[0]
 
 
 def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
     """The job that makes a spec's dataset: an image file and, if the spec has a field, a field file."""
     starts = spec.starts()
     text = spec.text()
+    missing = options.missing or "black"
     made_of = provenance(
-        spec_sha256=sha256(text),
+        **_of_spec(spec),
         field_decimals=options.decimals,
         min_valid=options.min_valid,
-        missing=options.missing,
+        missing=missing,
     )
-    attributes: dict[str, Any] = {"spec": text, "spec_sha256": sha256(text), "mip": spec.dst_mip, "anchor": "start"}
+    attributes: dict[str, Any] = {
+        "spec": text,
+        "spec_sha256": sha256(text),
+        "mip": spec.dst_mip,
+        "anchor": "start",
+        "volumes": volumes_text(spec),
+    }
     if options.min_valid is not None:
         attributes["min_valid"] = options.min_valid
     shape = (len(starts), 2, spec.x_size, spec.y_size)
     arrays = {"start": starts, "pair": np.arange(len(starts))}
     folder = Path(options.dst_path)
+    name = image_name(starts, spec.dst_mip) if options.name is None else _checked_name(options.name)
+    earlier = any_image_name(spec.dst_mip) if options.name is None else None
     images = Layout(shape, 2, {**arrays, **_notes(spec)}, tuple(BOX_FACTS), made_of, attributes)
     residuals = None
     if spec.field is not None:
         attributes = {**attributes, "decimals": "none" if options.decimals is None else options.decimals}
         layout = Layout(shape, 1, arrays, FIELD_FILE_FACTS, made_of, attributes)
-        residuals = OutputFile(folder / field_name(starts, spec.dst_mip, options.suffix), layout)
+        earlier_field = None if earlier is None else field_name(earlier, options.suffix)
+        residuals = OutputFile(folder / field_name(name, options.suffix), layout, earlier_field)
     return BoxJob(
         work=BoxWork(
-            _without_pairs(spec), decimals=options.decimals, missing=options.missing, retry_for=options.retry_for
+            _without_pairs(spec),
+            decimals=options.decimals,
+            missing=missing,
+            retry_for=options.retry_for,
+            expects_data=options.missing != "black",
         ),
         starts=starts,
-        images=OutputFile(folder / image_name(starts, spec.dst_mip), images),
+        images=OutputFile(folder / name, images, earlier),
         residuals=residuals,
         min_valid=options.min_valid,
     )
+
+
+def _checked_name(name: str) -> str:
+    """The file name that --name stands for."""
+    if not name or name.startswith(".") or "/" in name or name.endswith(".h5"):
+        raise UsageError(f"--name {name}: want a file's name without a folder, a leading dot and .h5")
+    return f"{name}.h5"
 
 
 def _notes(spec: Spec) -> dict[str, np.ndarray]:
@@ -101,6 +143,11 @@ def _notes(spec: Spec) -> dict[str, np.ndarray]:
     return {"note": np.array(texts, object)}
 
 
+def _of_spec(spec: Spec) -> dict[str, str]:
+    """The parts of a provenance that tell one spec from another, and whether they differ in their pairs alone."""
+    return {"spec_sha256": sha256(spec.text()), "spec_without_pairs_sha256": sha256(_without_pairs(spec).text())}
+
+
 def _without_pairs(spec: Spec) -> Spec:
     return msgspec.structs.replace(spec, pairs=())
 
@@ -108,19 +155,22 @@ def _without_pairs(spec: Spec) -> Spec:
 # A layer as the destination
 
 
-def _make_layer(spec: Spec, options: MakeDatasetOptions) -> Report | Plan:
+def _make_layer(spec: Spec, options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
     if not options.dry_run:
         warm_up(options.parallel)
     from ..volumes.layer_writer import LayerWriter
 
     starts = spec.starts()
-    made_of = provenance(spec_sha256=sha256(spec.text()), missing=options.missing)
+    made_of = provenance(**_of_spec(spec), missing=options.missing or "black")
     layer = LayerWriter(options.dst_path, (spec.x_size, spec.y_size), 2 * len(starts))
-    layer.check(made_of, options.overwrite)
+    if layer.is_finished(made_of, options.existing):
+        return DoneLayer(options.dst_path, len(starts))
     job = box_job(spec, options)
     reader = job.work.checked_reader(starts)
     if options.dry_run:
-        return plan_of((options.dst_path,), [job], [reader], job.images.layout.raw_bytes, None)
+        return plan_of(
+            (options.dst_path,), [job], [np.zeros(starts.shape[:2], bool)], [reader], job.images.layout.raw_bytes, None
+        )
     x, y, z = reader.image.resolution
     scale = 2.0 ** (spec.dst_mip - spec.image.src_mip)
     done = layer.begin(made_of, (x * scale, y * scale, z)).reshape(-1, 2)
@@ -135,4 +185,12 @@ def _make_layer(spec: Spec, options: MakeDatasetOptions) -> Report | Plan:
     work = replace(job.work, layer=options.dst_path)
     retries = cut_boxes(work, box_tasks(starts, done), options.parallel, put)
     layer.finish(made_of)
-    return Report((options.dst_path,), starts, np.arange(len(starts)), facts, int(done.sum()), retries)
+    return Report(
+        outputs=(options.dst_path,),
+        starts=starts,
+        pairs=np.arange(len(starts)),
+        facts=facts,
+        volumes=json.loads(volumes_text(spec)),
+        resumed=int(done.sum()),
+        retries=retries,
+    )

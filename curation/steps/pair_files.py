@@ -9,7 +9,7 @@ import numpy as np
 from ..annotations.coordinate_spaces import Resolution
 from ..annotations.viewer_states import commands_to_serve, read_state, state_file
 from ..errors import UsageError
-from ..files import Existing, PathLike, check_destination, holds, make_folder, written_whole
+from ..files import Existing, PathLike, check_destination, check_name, holds, make_folder, written_whole
 from ..spec import Note, Spec, read_spec, spec_file
 
 
@@ -59,8 +59,7 @@ def check_paths(*paths: PathLike | None) -> None:
         raise UsageError(f"{given[0]} is to be both the spec and the link: take another name for one of them")
     for path in given:
         check_destination(path.parent)
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: want a file's name")
+        check_name(path)
 
 
 def write_pair_files(files: Sequence[PairFile], existing: Existing) -> list[bool]:
@@ -79,7 +78,7 @@ def write_pair_files(files: Sequence[PairFile], existing: Existing) -> list[bool
     for file, is_done in zip(files, done, strict=True):
         if not is_done:
             make_folder(file.path.parent)
-            with written_whole(file.path, overwrite=True) as written:
+            with written_whole(file.path) as written:
                 written.writelines(file.text())
     return done
 

@@ -1,14 +1,16 @@
 """The tables that scripts print: what a run would do, what it did, and what is not as it should be."""
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..datasets.dataset import open_dataset
-from ..datasets.facts import BOX_FACTS, ROLES
+from ..datasets.facts import BOX_FACTS, ROLES, VOLUMES
 
 NAMED = 5  # places of a kind that are named; the rest is in the file
 
@@ -18,42 +20,48 @@ def table(lines: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<16} {value}" for name, value in lines)
 
 
-def gib(count: int) -> str:
+def size_text(count: int) -> str:
     """A number of bytes, for people."""
-    return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def free_bytes(path: str | Path) -> int | None:
-    """Free disk in a folder; None where that cannot be told."""
+    """Free disk in a folder, which may have to be made in another yet; None where that cannot be told."""
+    folder = Path(path).absolute()
     try:
-        return shutil.disk_usage(path).free
+        return shutil.disk_usage(folder if folder.exists() else folder.parent).free
     except OSError:
         return None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command would do, for --dry_run. output_bytes is what the output takes without compression."""
+    """What a command would do, for --dry_run. output_bytes is what the output takes without compression.
+
+    boxes, chunks, leaving: of the distinct boxes that are to be cut. kept: images that --update would keep.
+    """
 
     outputs: tuple[str, ...]
     pairs: int
     boxes: int
     repeated_pairs: int
     chunks: int
-    leaving: int  # distinct boxes that lie partly outside a volume
+    leaving: int  # boxes that lie partly outside the image's volume
+    kept: int
     output_bytes: int
     free_bytes: int | None
 
     def __str__(self) -> str:
-        free = "" if self.free_bytes is None else f"; {gib(self.free_bytes)} are free there"
+        free = "" if self.free_bytes is None else f"; {size_text(self.free_bytes)} are free there"
         if self.free_bytes is not None and self.free_bytes < self.output_bytes:
             free += ", which may not be enough"
         lines = [
             ("output", ", ".join(self.outputs)),
             ("pairs", str(self.pairs) + (f", {self.repeated_pairs} of them repeated" if self.repeated_pairs else "")),
-            ("distinct boxes", f"{self.boxes}, {self.leaving} of them partly outside a volume"),
+            *([("kept", f"{self.kept} of {2 * self.pairs} images, as they are stored")] if self.kept else []),
+            ("distinct boxes", f"{self.boxes}, {self.leaving} of them partly outside the image's volume"),
             ("chunks to read", f"{self.chunks}, before the shifts that fields ask for"),
-            ("output size", f"up to {gib(self.output_bytes)}{free}"),
+            ("output size", f"up to {size_text(self.output_bytes)}{free}"),
         ]
         return table(lines)
 
@@ -62,31 +70,43 @@ class Plan:
 class Report:
     """The facts of a dataset, (N, 2) each, and what this run did.
 
-    starts: (N, 2, 3). pairs: (N,), each sample's number among the spec's pairs. resumed: boxes found done.
+    starts: (N, 2, 3). pairs: (N,), each sample's number among the spec's pairs. volumes: what each of `VOLUMES` is, as
+    far as they are read. resumed: boxes found done. kept: boxes taken from earlier files; kept_from: those of the files
+    that were not replaced. done_already: whether nothing was left to do.
     """
 
     outputs: tuple[str, ...]
     starts: np.ndarray
     pairs: np.ndarray
     facts: Mapping[str, np.ndarray]
-    resumed: int
-    retries: int
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    resumed: int = 0
+    kept: int = 0
+    kept_from: tuple[str, ...] = ()
+    retries: int = 0
     left_out: int = 0
     min_valid: float | None = None
+    done_already: bool = False
 
     def __str__(self) -> str:
         return table(self._lines())
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        pairs = str(len(self.starts))
+        images = 2 * len(self.starts)
+        pairs = str(len(self.starts)) + (", done already" if self.done_already else "")
         if self.left_out:
             pairs += f"; {self.left_out} left out, their valid area being below {self.min_valid:g}"
         yield "output", ", ".join(self.outputs)
         yield "pairs", pairs
-        yield "boxes", f"{self._distinct().sum()} distinct, of {self.starts.shape[0] * 2} images"
+        yield "boxes", f"{self._distinct().sum()} distinct, of {images} images"
         if self.resumed:
-            yield "found done", f"{self.resumed} of {self.starts.shape[0] * 2} images"
-        yield "missing chunks", self._counted("missing_chunks") + self._where(self.facts["missing_chunks"] > 0)
+            yield "found done", f"{self.resumed} of {images} images"
+        if self.kept:
+            yield "kept", f"{self.kept} of {images} images, as they were stored; the rest was cut"
+        if self.kept_from:
+            yield "left there", f"{', '.join(self.kept_from)}: named for another first pair; delete it, or give --name"
+        yield "missing chunks", self._missing()
+        yield "valid", f"{self._mean('valid'):.2%} of the area"
         for name in ("outside", "masked"):
             yield name, self._share(name) + self._where(self.facts[name] > 0)
         yield "zero variance", self._images(self.facts["zero_variance"] != 0)
@@ -99,12 +119,24 @@ class Report:
         first = np.unique(flat, axis=0, return_index=True)[1]
         return np.isin(np.arange(len(flat)), first).reshape(-1, 2)
 
-    def _counted(self, name: str) -> str:
-        count = int(self.facts[name][self._distinct()].sum())
-        return f"{count} read as black" if count else "0"
+    def _missing(self) -> str:
+        """Such as "3 of 40 of image gs://... at MIP 2, read as black"."""
+        distinct = self._distinct()
+        asked, missing = (self.facts[name][distinct].sum(axis=0) for name in ("chunks_by_volume", "missing_by_volume"))
+        counted = [
+            f"{missing[index]} of {asked[index]} of {name} {self.volumes.get(name, '')}"
+            for index, name in enumerate(VOLUMES)
+            if missing[index]
+        ]
+        if not counted:
+            return "0"
+        return f"{', '.join(counted)}; read as black{self._where(self.facts['missing_chunks'] > 0)}"
+
+    def _mean(self, name: str) -> float:
+        return float(self.facts[name][self._distinct()].mean())
 
     def _share(self, name: str) -> str:
-        return f"{self.facts[name][self._distinct()].mean():.2%} of the area"
+        return f"{self._mean(name):.2%} of the area"
 
     def _images(self, which: np.ndarray) -> str:
         return f"{which.sum()}{self._where(which)}"
@@ -118,8 +150,8 @@ class Report:
         return f" ({', '.join(named)}{more})"
 
 
-def report_of(target: Path, outputs: Sequence[Path], resumed: int, retries: int = 0) -> Report:
-    """The report of a finished image file, which may be one of several outputs."""
+def report_of(target: Path, outputs: Sequence[Path], **of_this_run: Any) -> Report:
+    """The report of a finished image file, which may be one of several outputs. of_this_run: what it cannot tell."""
     data = open_dataset(target)
     with data.file as file:
         return Report(
@@ -127,8 +159,8 @@ def report_of(target: Path, outputs: Sequence[Path], resumed: int, retries: int 
             starts=file["start"][:],
             pairs=file["pair"][:],
             facts={name: file[name][:] for name in BOX_FACTS},
-            resumed=resumed,
-            retries=retries,
+            volumes=json.loads(file.attrs.get("volumes", "{}")),
             left_out=len(file["left_out"]) if "left_out" in file else 0,
             min_valid=file.attrs.get("min_valid"),
+            **of_this_run,
         )

@@ -1,6 +1,7 @@
 """Reading all that a spec wants of one box, and checking beforehand that it can be read."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from .. import fields, samples
 from ..boxes import Box, Window
-from ..errors import UsageError
+from ..errors import UsageError, ranges_text
 from ..samples import Translation
 from ..spec import Reference, Spec, field_reference, image_reference
 from .volume import PROBES, ChunkKey, Volume, Volumes, check_scales, window_text
@@ -20,8 +21,9 @@ class BoxData:
 
     residual: (2, X, Y) pixels, or None where the spec has no field. image: (X, Y) float32. black, masked: (X, Y) bool.
     reference: (P,), the reference's pixels that are neither black nor masked; None where images are wanted as they are
-    stored. missing: the chunks that the stores did not have. outside: the fraction of the box that lies outside the
-    image's volume.
+    stored. asked, missing: how many chunks were asked for, and how many of these the stores did not have, by the parts
+    of the spec that name their volumes; a chunk of two parts counts for the first. outside: the fraction of the box
+    that lies outside the image's volume.
     """
 
     shift: Translation
@@ -30,7 +32,8 @@ class BoxData:
     black: np.ndarray
     masked: np.ndarray
     reference: np.ndarray | None
-    missing: frozenset[ChunkKey]
+    asked: Mapping[str, int]
+    missing: Mapping[str, int]
     outside: float
 
 
@@ -54,8 +57,18 @@ class BoxReader:
 
     def volumes(self) -> list[Volume]:
         """Every volume that is read."""
-        found = [self.image, self.reference, *self.masks, self.field, self.field_reference]
-        return [volume for volume in found if volume is not None]
+        return [volume for _, volume in self._named()]
+
+    def _named(self) -> list[tuple[str, Volume]]:
+        """The volumes, and which part of the spec names each."""
+        found = [
+            ("image", self.image),
+            ("image.reference", self.reference),
+            *(("masks", mask) for mask in self.masks),
+            ("field", self.field),
+            ("field.reference", self.field_reference),
+        ]
+        return [(name, volume) for name, volume in found if volume is not None]
 
     def box(self, start: tuple[int, int, int]) -> Box:
         """The sample's box, not yet shifted."""
@@ -93,7 +106,6 @@ class BoxReader:
                 at = _reference_box(self._image_reference, box)
                 values, reference_black = tally.image(self.reference, at)
                 reference = values[~(reference_black | self._masked(tally, at))]
-        bounds = self.image.start[:2], self.image.stop[:2]
         return BoxData(
             shift=shift,
             residual=residual,
@@ -101,9 +113,21 @@ class BoxReader:
             black=black,
             masked=masked,
             reference=reference,
-            missing=frozenset(tally.missing),
-            outside=box.outside(*bounds, self.image.mip),
+            asked=self._by_volume(tally.asked),
+            missing=self._by_volume(tally.missing),
+            outside=self._outside(box),
         )
+
+    def leaves(self, start: tuple[int, int, int]) -> bool:
+        """Whether a box that is not shifted lies partly outside the image's volume."""
+        return self._outside(self.box(start)) > 0
+
+    def _outside(self, box: Box) -> float:
+        return box.outside(self.image.start[:2], self.image.stop[:2], self.image.mip)
+
+    def _by_volume(self, chunks: Iterable[ChunkKey]) -> Mapping[str, int]:
+        names = {(volume.path, volume.mip): name for name, volume in reversed(self._named())}
+        return Counter(names[path, mip] for path, mip, _ in chunks)
 
     def _displacement(self, tally: "_ReadTally", box: Box) -> tuple[Translation, np.ndarray | None]:
         if self.field is None or self.field_reference is None:
@@ -131,8 +155,9 @@ def _reference_box(reference: Reference, box: Box) -> Box:
 
 @dataclass
 class _ReadTally:
-    """Reads boxes, and keeps count of what was not there."""
+    """Reads boxes, and keeps count of the chunks that were asked for, and of those that were not there."""
 
+    asked: set[ChunkKey] = field(default_factory=set)
     missing: set[ChunkKey] = field(default_factory=set)
 
     def image(self, volume: Volume, box: Box) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +182,7 @@ class _ReadTally:
 
     def _read(self, volume: Volume, window: Window) -> np.ndarray:
         cutout = volume.read(window)
+        self.asked.update((volume.path, volume.mip, start) for start in volume.chunks(window))
         self.missing.update(cutout.missing)
         return cutout.values
 
@@ -186,28 +212,36 @@ def check_volumes(reader: BoxReader) -> None:
 
 
 def check_boxes(reader: BoxReader, starts: np.ndarray) -> None:
-    """Refuse boxes that lie wholly outside their volume. starts: (N, 2, 3).
+    """Refuse boxes that lie wholly outside their volume, and name all their pairs. starts: (N, 2, 3).
 
     With a field, only where that is read is known: it tells where the image is.
     """
-    unique, first = np.unique(starts.reshape(-1, 3), axis=0, return_index=True)
-    for start, place in sorted(zip(unique.tolist(), first.tolist(), strict=True), key=lambda item: item[1]):
+    unique, of_unique = np.unique(starts.reshape(-1, 3), axis=0, return_inverse=True)
+    faults = {}
+    for box, start in enumerate(unique.tolist()):
         for name, volume, window in reader.windows(tuple(start)):
             is_known = reader.field is None or name.startswith("field")
             if is_known and volume.overlap(window) == 0:
-                pair, role = divmod(place, 2)
-                raise UsageError(
-                    f"pairs[{pair}].{('src', 'tgt')[role]}, section {start[2]}: box wholly outside the volume of "
-                    f"{name}: {window_text(window)}; {volume.bounds_text()}"
-                )
+                where = f"{window_text(window)}; {volume.bounds_text()}"
+                faults[box] = f"section {start[2]}: box wholly outside the volume of {name}: {where}"
+                break
+    if not faults:
+        return
+    places = np.flatnonzero(np.isin(of_unique.reshape(-1), list(faults)))
+    pair, role = divmod(int(places[0]), 2)
+    fault = f"pairs[{pair}].{('src', 'tgt')[role]}, {faults[int(of_unique.reshape(-1)[places[0]])]}"
+    pairs = sorted(set((places // 2).tolist()))
+    if len(pairs) == 1:
+        raise UsageError(fault)
+    raise UsageError(f"{len(pairs)} pairs cannot be cut: {ranges_text(pairs)}; the first: {fault}")
 
 
 def check_data(reader: BoxReader, starts: np.ndarray) -> None:
     """Refuse volumes of image or field of which no chunk is there, where boxes are or elsewhere.
 
-    starts: (N, 2, 3); N may be 0.
+    starts: (B, 3); B may be 0.
     """
-    unique = np.unique(starts.reshape(-1, 3), axis=0)
+    unique = np.unique(starts, axis=0)
     some = unique[:: max(1, -(-len(unique) // PROBES))].tolist()
     box = reader.box((0, 0, 0))
     half = (box.x_size << box.mip) // 2, (box.y_size << box.mip) // 2
@@ -230,4 +264,7 @@ def check_data(reader: BoxReader, starts: np.ndarray) -> None:
         if not holds:
             mips = [str(level.mip) for level in volume.levels() if level.mip != volume.mip and level.holds_any(centres)]
             have = f"there are some at MIP {', '.join(mips)}" if mips else "nor is there one at another MIP"
-            raise UsageError(f"{name}: {volume} holds no data: of the chunks asked for none is there; {have}")
+            raise UsageError(
+                f"{name}: {volume} holds no data: of the chunks asked for none is there; {have}; --missing black takes "
+                "them for black"
+            )

@@ -41,10 +41,10 @@ def read_extent(path: str) -> Extent:
     if not folder.startswith("file://"):
         return _extent(path)
     try:  # without CloudVolume, which takes a second to import
-        scale = json.loads((Path(folder.removeprefix("file://")) / "info").read_bytes())["scales"][0]
+        scale = json.loads((Path(folder.removeprefix("file://")).expanduser() / "info").read_bytes())["scales"][0]
         start = scale.get("voxel_offset", [0, 0, 0])
         return _made(path, scale["resolution"], start, np.add(start, scale["size"]))
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: ~ of nobody
         raise UsageError(f"{path}: no CloudVolume layer there (no info file)") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         return _extent(path)  # which says what is wrong with it

@@ -8,6 +8,7 @@ import numpy as np
 from cloudvolume import CloudVolume
 
 from ..errors import UsageError
+from ..files import Existing
 from ..provenance import Provenance, differences
 from ..stores import DamagedError
 from .volume import Volume, Volumes
@@ -32,24 +33,36 @@ class LayerWriter:
         except (ValueError, cloudfiles.exceptions.UnsupportedProtocolError) as error:
             raise UsageError(f"{path}: {error}") from None
 
-    def check(self, provenance: Provenance, overwrite: bool) -> None:
-        """Refuse to touch a finished layer unless told to, and at all what something else wrote."""
+    def is_finished(self, provenance: Provenance, existing: Existing) -> bool:
+        """Whether the layer is there, whole, and the one that would be made.
+
+        Refuses to touch another layer unless told to, and at all what something else wrote. With `Existing.REPLACED` no
+        layer is finished.
+        """
         state = self._state()
-        if state is None and next(iter(self._files.list()), None) is not None:
-            raise UsageError(f"{self._path}: something is there that make_dataset did not write; take another path")
-        if state is None or overwrite:
-            return
-        if state["finished"]:
-            raise UsageError(f"{self._path} is there already: take another path, or --overwrite to replace it")
-        if state["provenance"] != dict(provenance):
+        if state is None:
+            if next(iter(self._files.list()), None) is not None:
+                raise UsageError(f"{self._path}: something is there that make_dataset did not write; take another path")
+            return False
+        if state["provenance"] == dict(provenance):
+            return bool(state["finished"]) and existing is not Existing.REPLACED
+        if existing is Existing.REFUSED:
             changed = differences(provenance, state["provenance"])
-            raise UsageError(f"{self._path}: begun with another {changed}; give the same, or --overwrite")
+            if state["finished"]:
+                raise UsageError(
+                    f"{self._path} is there already, made with another {changed}: --update makes it anew, or take "
+                    "another path"
+                )
+            raise UsageError(
+                f"{self._path}: begun with another {changed}; give the same, or --update to give up what was begun"
+            )
+        return False
 
     def begin(self, provenance: Provenance, resolution: tuple[float, ...]) -> np.ndarray:
         """Make the layer, or go on with it; (sections,) bool: those that are done."""
         begun = {"provenance": dict(provenance), "finished": False}
         state = self._state()
-        if state not in (None, begun):  # `check` has seen that this is a layer made here, and to be replaced
+        if state not in (None, begun):  # `is_finished` has seen that this is a layer made here, and to be replaced
             # Said first, and kept: a run killed while it deletes leaves a layer that is known to be one of ours.
             self._files.put_json("curation.json", _BEING_REPLACED)
             self._files.delete([name for name in self._files.list() if name == "info" or _SECTION.fullmatch(name)])

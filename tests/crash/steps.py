@@ -18,6 +18,7 @@ from crashing import PATIENCE_S, Call, Nursery, dying, run_script, setting
 from small_jobs import differing, leftovers
 from volumes_made import make_layer
 
+from curation.files import Existing
 from curation.steps.concat_fields import concat_fields
 from curation.steps.download_image import DownloadImageOptions, download_image
 from curation.steps.field_work import GenerateFieldsOptions
@@ -40,11 +41,11 @@ class Step:
         """What is not as after an uninterrupted run."""
         folders = (folder, self.reference)
         names = [{path.name for path in each.glob("*.h5") if not path.name.startswith(".")} for each in folders]
-        if self.name == "generate_fields":
+        if self.name in ("generate_fields", "update_fields"):
             # How pairs fall into shards depends on those that are there, so the joined files are compared.
             joined = [each.with_name(f"{each.name}.joined.h5") for each in folders]
             for each, path in zip(folders, joined, strict=True):
-                concat_fields(str(each), str(path), overwrite=True)
+                concat_fields(str(each), str(path), Existing.REPLACED)
             return [*leftovers(folder), *differing(*joined, leaving_out=("attribute provenance", "attribute seal"))]
         if names[0] != names[1]:
             return [f"files {sorted(names[0])}, not {sorted(names[1])}", *leftovers(folder)]
@@ -67,6 +68,9 @@ EVERY_BOX = (
     partial(setting, "curation.steps.concat_fields.COMMIT_BYTES", 1),
     partial(setting, LONGEST_SHARD, 1),
 )
+
+
+IN_FILES = {"image_path": "images", "prev_field_path": "priors"}
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,19 @@ class Inputs:
             with h5py.File(self.folder / f"{name}.h5", "w") as file:
                 file["main"] = random.normal(size=(PAIRS, 2, SIZE, SIZE)).astype(np.float32)
                 file.attrs["mip"] = 3
+            self.write_other_pairs(name)
         module = self.folder / "pyramid" / "1_mip3in_shift"
         module.mkdir(parents=True)
         (module / "create.py").write_text(SHIFTING)
         return self
+
+    def write_other_pairs(self, name: str) -> None:
+        """Of the images or the priors: a file in which pairs are left out, are new, or have another number."""
+        with h5py.File(self.folder / f"{name}.h5") as one, h5py.File(self.folder / f"other_{name}.h5", "w") as other:
+            main = one["main"][:][::-1][3:]
+            main[::4] += 1
+            other["main"] = main
+            other.attrs["mip"] = 3
 
     @staticmethod
     def pairs(count: int) -> list[list[dict[str, int]]]:
@@ -144,12 +157,20 @@ class Inputs:
         }
         return Call(generate_fields, (GenerateFieldsOptions(**{**given, **changes}),), EVERY_BOX)
 
-    def concat_fields(self, folder: Path, shards: str = "shards", overwrite: bool = False) -> Call:
-        return Call(concat_fields, (str(self.folder / shards), str(folder / "joined.h5"), overwrite), EVERY_BOX)
+    def update_fields(self, folder: Path, parallel: int = 1) -> Call:
+        """Of a folder that holds the fields of other pairs: those that `write_other_pairs` changed."""
+        if not any(folder.iterdir()):
+            for path in (self.folder / "shards").iterdir():
+                (folder / path.name).write_bytes(path.read_bytes())
+        paths = {key: str(self.folder / f"other_{name}.h5") for key, name in IN_FILES.items()}
+        return self.generate_fields(folder, parallel, update=True, **paths)
+
+    def concat_fields(self, folder: Path, shards: str = "shards", existing: Existing = Existing.REFUSED) -> Call:
+        return Call(concat_fields, (str(self.folder / shards), str(folder / "joined.h5"), existing), EVERY_BOX)
 
 
 def make_steps(nursery: Nursery, inputs: Inputs) -> dict[str, Step]:
-    """The four steps, each with the outputs of an uninterrupted run as its reference."""
+    """The steps, each with the outputs of an uninterrupted run as its reference."""
     made = {}
     (inputs.folder / "shards").mkdir()
     nursery.finish(inputs.generate_fields(inputs.folder / "shards").after(partial(setting, LONGEST_SHARD, 8)))
@@ -157,6 +178,7 @@ def make_steps(nursery: Nursery, inputs: Inputs) -> dict[str, Step]:
         ("make_dataset", lambda report: report.resumed),
         ("download_image", lambda downloaded: sum(report.resumed for report in downloaded.reports)),
         ("generate_fields", lambda generated: generated.resumed),
+        ("update_fields", lambda generated: generated.resumed),
         ("concat_fields", lambda joined: joined.resumed),
     ]:
         reference = inputs.folder / "reference" / name
@@ -258,7 +280,8 @@ def finishes(nursery: Nursery, step: Step, call: Call, out: Path) -> list[str]:
     return step.faults(out) if outcome.is_finished else [f"{outcome}"]
 
 
-AT_WORK = {"generate_fields": "curation.steps.field_work.write_whole"}
+WRITING_SHARD = "curation.steps.field_work.write_whole"
+AT_WORK = {"generate_fields": WRITING_SHARD, "update_fields": WRITING_SHARD}
 
 
 def begun(nursery: Nursery, step: Step, out: Path) -> Call:
@@ -283,6 +306,8 @@ def arguments(call: Call) -> tuple[str, ...]:
         name = "field_decimals" if name == "decimals" else name
         if isinstance(value, tuple):
             found += [f"--{name}", *map(str, value)]
+        elif isinstance(value, Existing):
+            found += {Existing.REFUSED: [], Existing.UPDATED: ["--update"], Existing.REPLACED: ["--overwrite"]}[value]
         elif value is not None and value is not False and value != {}:
             found += [f"--{name}", str(value)]
     return tuple(found)

@@ -20,12 +20,15 @@ def reading_nothing(step: Step, out: Path, inputs: Inputs) -> Call:
 
 
 @each_step
-def test_a_missing_folder_is_refused_before_anything_is_read(
+def test_a_folder_without_a_parent_is_refused_before_anything_is_read(
     step: Step, nursery: Nursery, inputs: Inputs, tmp_path: Path
 ) -> None:
-    outcome = nursery.run(as_script(reading_nothing(step, tmp_path / "away", inputs)))
+    outcome = nursery.run(as_script(reading_nothing(step, tmp_path / "far" / "away", inputs)))
     assert outcome.value == 2
-    assert outcome.text == f"{step.name}: error: {tmp_path / 'away'}: no such folder; make it first\n"
+    assert outcome.text == (
+        f"{step.name}: error: {tmp_path / 'far' / 'away'}: no such folder, nor is there {tmp_path / 'far'} to make it "
+        "in; make that first\n"
+    )
 
 
 @each_step

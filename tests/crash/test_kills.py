@@ -5,12 +5,19 @@ import signal
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crashing import Nursery, dying
 from steps import AT_WORK, Inputs, Step, alive, each_step, finishes, sweep, waited
 
 KILLS = 40
+UNLINKING = "curation.steps.generate_fields.Path.unlink"
+NEW_PAIRS = 6  # of those that an update runs
+
+
+def was_moved_aside(path: Path, *_: Any) -> bool:
+    return path.name.startswith(".before_")
 
 
 @each_step
@@ -20,6 +27,32 @@ def test_killed_at_any_moment_the_same_call_ends_as_if_undisturbed(
     kills = list(sweep(nursery, step, tmp_path, KILLS))
     assert [kill for kill in kills if kill.faults] == []
     assert any(kill.hit and kill.resumed > 0 for kill in kills)
+
+
+@pytest.mark.parametrize("step", ["update_fields"], indirect=True)
+def test_an_update_that_is_killed_at_any_moment_ends_as_if_undisturbed(
+    step: Step, nursery: Nursery, tmp_path: Path
+) -> None:
+    kills = list(sweep(nursery, step, tmp_path, KILLS // 2))
+    assert [kill for kill in kills if kill.faults] == []
+    assert any(kill.hit and kill.resumed > 0 for kill in kills)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["curation.steps.field_shards.os.rename", AT_WORK["update_fields"], UNLINKING])
+def test_an_update_that_is_killed_makes_no_field_twice(
+    name: str, at: int, after: bool, nursery: Nursery, inputs: Inputs, steps: dict[str, Step], out: Path
+) -> None:
+    step = steps["update_fields"]
+    when = was_moved_aside if name == UNLINKING else None
+    call = step.call(out)
+    assert nursery.run(call.after(partial(dying, name, at, after, when))).killed
+    ended = nursery.finish(call)
+    if name == AT_WORK["update_fields"]:
+        assert ended.resumed == at + after
+    assert ended.kept is None or ended.pairs - ended.resumed - ended.kept <= NEW_PAIRS
+    assert step.faults(out) == []
 
 
 @each_step

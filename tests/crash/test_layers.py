@@ -15,6 +15,7 @@ from crashing import Call, Nursery, dying
 from steps import SIZE, Inputs, new_folder
 
 from curation.errors import UsageError
+from curation.files import Existing
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +74,30 @@ def test_a_torn_section_is_uploaded_again(
     assert objects(folder) == objects(layer_reference)
 
 
-def test_a_finished_layer_is_refused_and_kept(nursery: Nursery, inputs: Inputs, layer_reference: Path) -> None:
+def test_a_finished_layer_is_done_already(nursery: Nursery, inputs: Inputs, layer_reference: Path) -> None:
     before = objects(layer_reference)
-    with pytest.raises(UsageError, match=r"is there already: take another path, or --overwrite to replace it"):
-        nursery.finish(to_layer(inputs, layer_reference))
+    assert "8, done already" in str(nursery.finish(to_layer(inputs, layer_reference)))
     assert objects(layer_reference) == before
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_finished_layer_of_another_spec_is_refused_and_kept(
+    nursery: Nursery, inputs: Inputs, layer_reference: Path
+) -> None:
+    before = objects(layer_reference)
+    message = "is there already, made with another list of pairs: --update makes it anew, or take another path"
+    with pytest.raises(UsageError, match=message):
+        nursery.finish(inputs.make_dataset(f"file://{layer_reference}", spec="small.json"))
+    assert objects(layer_reference) == before
+
+
+@pytest.mark.parametrize("existing", list(Existing))
 def test_a_folder_of_somebody_elses_is_refused_and_kept(
-    overwrite: bool, nursery: Nursery, inputs: Inputs, tmp_path: Path
+    existing: Existing, nursery: Nursery, inputs: Inputs, tmp_path: Path
 ) -> None:
     folder = new_folder(tmp_path / "theirs")
     (folder / "thesis.txt").write_text("years")
     with pytest.raises(UsageError, match=r"something is there that make_dataset did not write; take another path"):
-        nursery.finish(to_layer(inputs, folder, overwrite=overwrite))
+        nursery.finish(to_layer(inputs, folder, existing=existing))
     assert objects(folder) == {"thesis.txt": b"years"}
 
 
@@ -97,7 +107,7 @@ def test_replacing_a_layer_keeps_what_is_not_of_it(
     folder = tmp_path / "layer"
     shutil.copytree(layer_reference, folder)
     (folder / "thesis.txt").write_text("years")
-    nursery.finish(to_layer(inputs, folder, overwrite=True))
+    nursery.finish(to_layer(inputs, folder, existing=Existing.REPLACED))
     assert objects(folder) == {**objects(layer_reference), "thesis.txt": b"years"}
 
 
@@ -114,7 +124,7 @@ def test_killed_while_it_replaces_a_layer_it_goes_on(
     (folder / "curation.json").write_text(json.dumps({"provenance": {"spec_sha256": "another"}, "finished": True}))
     section = sections(folder)[0]
     section.write_bytes(gzip.compress(bytes(4 * SIZE**2)))  # as another spec may have had it
-    call = to_layer(inputs, folder, overwrite=True)
+    call = to_layer(inputs, folder, existing=Existing.REPLACED)
     assert nursery.run(call.after(partial(dying, name, at, after))).killed
     nursery.finish(call)
     assert objects(folder) == objects(layer_reference)
@@ -127,8 +137,8 @@ def test_a_torn_state_of_a_layer_is_not_taken_for_another_thing(
     shutil.copytree(layer_reference, folder)
     os.truncate(folder / "curation.json", 10)
     with pytest.raises(
-        UsageError, match=r"begun with another origin, of which nothing is recorded; give the same, or --overwrite"
+        UsageError, match=r"begun with another origin, of which nothing is recorded; give the same, or --update"
     ):
         nursery.finish(to_layer(inputs, folder))
-    nursery.finish(to_layer(inputs, folder, overwrite=True))
+    nursery.finish(to_layer(inputs, folder, existing=Existing.REPLACED))
     assert objects(folder) == objects(layer_reference)

@@ -14,6 +14,7 @@ from small_jobs import differing
 from steps import Inputs, Step, each_step, finishes
 
 from curation.errors import WorkError
+from curation.files import Existing
 
 SYNC, RENAME = "curation.files.sync", "curation.files.os.replace"  # a file is synced and renamed, its folder synced
 OF_A_FILE = [(SYNC, 0, False), (RENAME, 0, False), (SYNC, 1, False), (SYNC, 1, True)]
@@ -47,9 +48,9 @@ def replacing(step: Step, out: Path) -> Call:
     """The step's call with --overwrite."""
     call = step.call(out)
     if step.name == "concat_fields":
-        return Call(call.function, (*call.arguments[:2], True), call.prepare)
+        return Call(call.function, (*call.arguments[:2], Existing.REPLACED), call.prepare)
     (options,) = call.arguments
-    return Call(call.function, (replace(options, overwrite=True),), call.prepare)
+    return Call(call.function, (replace(options, existing=Existing.REPLACED),), call.prepare)
 
 
 def is_folder(path: Any, *_: Any) -> bool:
