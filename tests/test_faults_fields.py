@@ -1,5 +1,6 @@
 """Faults 40 to 54 of docs/faults.md: running aligner modules, and joining their shards."""
 
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import Command
+from commands import Command, Script
 from small_jobs import (
     PLUS_ONE,
     Refused,
@@ -117,6 +118,132 @@ def test_42_a_corrupt_checkpoint(run_of: Arguments, command: Command, tmp_path: 
     assert not list((tmp_path / "shards").iterdir())
 
 
+def _save_weights(path: Path, how: str) -> None:
+    weights = torch.nn.Linear(2, 2)
+    if how == "pickle":
+        path.write_bytes(pickle.dumps({"weight": [1.0]}))
+    else:
+        torch.save(
+            weights if how == "module" else weights.state_dict(),
+            path,
+            _use_new_zipfile_serialization=how != "before torch 1.6",
+        )
+
+
+@pytest.mark.parametrize("how", ["state_dict", "module", "before torch 1.6", "pickle"])
+def test_42_weights_where_torchscript_is_wanted(how: str, run_of: Arguments, refused: Refused, tmp_path: Path) -> None:
+    arguments = run_of()
+    module = tmp_path / "pyramid" / "0_mip3in_small"
+    (module / "create.py").unlink()
+    _save_weights(module / "none.pt", how)
+    assert refused("generate_fields.py", *arguments) == (
+        f"generate_fields: error: {module}/none.pt: holds weights (a state_dict), not a TorchScript module: "
+        "want one made by torch.jit.save, or a create.py that loads them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("create", "known"),
+    [
+        ("def create(checkpoint_name, finetune_iter=3, step=1): pass", "checkpoint_name, finetune_iter, step"),
+        ("def create(): pass", "no parameter"),
+    ],
+)
+def test_42_parameters_that_create_does_not_take(
+    create: str, known: str, run_of: Arguments, refused: Refused, command: Command, tmp_path: Path
+) -> None:
+    arguments = run_of(create=create, model_params='{"finetune_itre": 5, "other": 1}')
+    done = command("generate_fields.py", *arguments)
+    assert (done.code, done.stdout) == (2, "")
+    assert done.line == (
+        f"generate_fields: error: {tmp_path}/pyramid/0_mip3in_small: create does not take finetune_itre, other of "
+        f"--model_params: it takes {known}"
+    )
+    assert not list((tmp_path / "shards").iterdir())
+
+
+def test_42_parameters_for_a_torchscript_file(run_of: Arguments, refused: Refused, tmp_path: Path) -> None:
+    arguments = run_of(model_params='{"finetune_iter": 5}')
+    module = tmp_path / "pyramid" / "0_mip3in_small"
+    (module / "create.py").unlink()
+    (module / "none.pt").touch()
+    assert refused("generate_fields.py", *arguments) == (
+        f"generate_fields: error: {module}/none.pt is a TorchScript file, which takes no --model_params: "
+        "leave them out, or add a create.py that takes them"
+    )
+
+
+PRINTING = """
+import os, subprocess, ctypes, torch
+print("at import")
+
+def create():
+    print("at creation")
+    def forward(s, t, src_agg_field):
+        print("as it runs")
+        ctypes.CDLL(None).puts(b"in C")
+        subprocess.run(["echo", "in a process of its own"])
+        return src_agg_field
+    return forward
+"""
+
+
+@pytest.mark.parametrize("more", [["--cpu_workers", "1"], ["--cpu_workers", "2"], ["--dry_run"]])
+def test_what_a_module_prints_goes_to_stderr(more: list[str], run_of: Arguments, script: Script) -> None:
+    done = script("generate_fields.py", *run_of(*more, create=PRINTING, cpu_workers=None))
+    assert done.returncode == 0, done.stderr
+    assert {line.split()[0] for line in done.stdout.splitlines()} <= {
+        *("module", "workers", "output", "pairs", "shards", "tried", "not"),
+    }
+    for line in ("at import", "at creation", "as it runs", "in C", "in a process of its own"):
+        assert line in done.stderr
+
+
+# --dry_run tries the module
+
+
+@pytest.mark.parametrize(
+    ("create", "code", "said"),
+    [
+        ("def create(): return (", 1, "could not be loaded: create.py, line 1: def create(): return (: SyntaxError: "),
+        ("def create(): return lambda s, t: s", 1, "failed: pair 1, 12 x 8 pixels: "),
+        ("def create(): return lambda s, t: s", 1, "returned torch.float32 of shape (1, 1, 12, 8): want float32 of"),
+        ("def create(): return lambda s, t: 1 / 0", 1, "1 / 0: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_43_a_dry_run_tries_the_module_on_the_first_pair_that_is_not_black(
+    create: str, code: int, said: str, run_of: Arguments, command: Command, tmp_path: Path
+) -> None:
+    images = fields(5)
+    images[0, 1] = 0
+    arguments = run_of(create=create, image_path=put_main(tmp_path / "black.h5", images))
+    done = command("generate_fields.py", *arguments, "--dry_run")
+    assert (done.code, done.stdout) == (code, "")
+    assert said in done.line
+    assert command("generate_fields.py", *arguments).code == code
+    assert not list((tmp_path / "shards").glob("[1-9]*.h5"))
+
+
+def test_a_dry_run_says_what_the_module_was_tried_on(run_of: Arguments, command: Command, tmp_path: Path) -> None:
+    images = fields(3)
+    images[:2, 0] = 0
+    arguments = run_of(image_path=put_main(tmp_path / "black.h5", images), pairs=3)
+    assert (
+        "tried            on pair 2, without an error" in command("generate_fields.py", *arguments, "--dry_run").stdout
+    )
+    images[2] = 0
+    arguments = run_of(image_path=put_main(tmp_path / "all_black.h5", images), pairs=3)
+    assert "\ntried " not in command("generate_fields.py", *arguments, "--dry_run").stdout
+
+
+def test_a_dry_run_of_what_is_done_tries_nothing(run_of: Arguments, command: Command, tmp_path: Path) -> None:
+    counting = f"open({str(tmp_path / 'notes.txt')!r}, 'a').write('loaded ')\n{PLUS_ONE}"
+    arguments = run_of(create=counting)
+    assert command("generate_fields.py", *arguments).code == 0
+    assert "5, done already" in command("generate_fields.py", *arguments, "--dry_run").stdout
+    assert (tmp_path / "notes.txt").read_text() == "loaded "
+
+
 def test_42_two_modules_of_one_stage(run_of: Arguments, refused: Refused, tmp_path: Path) -> None:
     arguments = run_of()
     pyramid_of(tmp_path, name="0_mip3in_twin")
@@ -211,8 +338,14 @@ def failing(run_of: Arguments, tmp_path: Path) -> Arguments:
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("debug", [False, True])
 def test_43_the_first_failure_is_told_at_once_and_all_in_the_end(
-    workers: int, debug: bool, failing: Arguments, command: Command, tmp_path: Path
+    workers: int,
+    debug: bool,
+    failing: Arguments,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("curation.progress.LINE_EVERY_S", 0.0)
     more = ["--debug"] if debug else []
     done = command("generate_fields.py", *failing(*more, on=[4, 9, 12], cpu_workers=workers))
     assert done.code == 1
@@ -221,7 +354,7 @@ def test_43_the_first_failure_is_told_at_once_and_all_in_the_end(
     at_once = [line for line in lines if line.startswith(tuple(said))]
     assert len(at_once) == 1
     assert done.line.startswith(f"generate_fields: failed: 3 of 16 pairs failed: pairs 4, 9, 12; the first: {said[0]}")
-    assert any("16/16" in line for line in lines[lines.index(at_once[0]) :])  # the bar goes on after it
+    assert any("16 of 16" in line for line in lines[lines.index(at_once[0]) :])  # progress is shown after it too
     first = lines[: lines.index(at_once[0])]
     assert any("Traceback" in line for line in first) == debug
     assert any("return self._call_impl" in line or "in forward" in line for line in first) == debug

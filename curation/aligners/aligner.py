@@ -5,6 +5,7 @@ included; fields follow the conventions of `fields`.
 """
 
 import contextlib
+import ctypes
 import importlib.util
 import inspect
 import os
@@ -41,10 +42,12 @@ class Aligner:
     def __init__(self, module: Module, checkpoint_name: str, params: Mapping[str, Any], device: str) -> None:
         self._folder = module.folder
         self._device = torch.device(device)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # where a module that only says `cuda` puts its own tensors
         try:
-            with _seeded(self._device):
+            with _seeded(self._device), _printing_to_stderr():
                 if create_path(module).exists():
-                    model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS, **params})
+                    model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS}, params)
                 else:
                     model = _load_script(script_path(module, checkpoint_name), self._device)
                 self._model = _placed(model, self._device)
@@ -66,7 +69,7 @@ class Aligner:
         }
         images = [self._tensor(image)[None, None] for image in (source, target)]
         try:
-            with _seeded(self._device):
+            with _seeded(self._device), _printing_to_stderr():
                 given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
             return self._field(given, source.shape)
         except WorkError:
@@ -116,7 +119,30 @@ def _load_script(path: Path, device: torch.device) -> Any:
         raise UsageError(f"{path}: not a TorchScript file: {error}") from None
 
 
-def _create(module: Module, params: Mapping[str, Any]) -> Any:
+@contextlib.contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """What a module prints goes to stderr, from Python and from C: stdout is for results."""
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            before = os.dup(_STDOUT)
+        except OSError:  # there is no stdout to be kept free
+            yield
+            return
+        with contextlib.suppress(OSError):  # nor a stderr to print to
+            os.dup2(_STDERR, _STDOUT)
+        try:
+            yield
+        finally:
+            ctypes.CDLL(None).fflush(None)  # what C has not written yet
+            os.dup2(before, _STDOUT)
+            os.close(before)
+
+
+_STDOUT, _STDERR = 1, 2
+
+
+def _create(module: Module, ours: Mapping[str, Any], params: Mapping[str, Any]) -> Any:
+    """What a module's `create` returns, called with what it takes of `ours`, and with all of `params`."""
     folder = module.folder.absolute()  # the working directory is about to change
     with _neighbours_importable(folder):
         spec = importlib.util.spec_from_file_location(
@@ -131,7 +157,11 @@ def _create(module: Module, params: Mapping[str, Any]) -> Any:
         if not callable(create):
             raise WorkError("create.py has no function create")
         takes = _parameters(create)
-        return create(**{key: value for key, value in params.items() if key in takes})
+        unknown = [key for key in params if key not in takes]
+        if unknown:
+            known = ", ".join(inspect.signature(create).parameters) or "no parameter"
+            raise UsageError(f"{folder}: create does not take {', '.join(unknown)} of --model_params: it takes {known}")
+        return create(**{key: value for key, value in {**ours, **params}.items() if key in takes})
 
 
 @contextlib.contextmanager

@@ -8,9 +8,12 @@ of https://github.com/seung-lab/metroem.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from ..files import PathLike
@@ -41,7 +44,37 @@ def find_module(pyramid_path: PathLike, stage: int, src_mip: int, checkpoint_nam
     if not (create_path(module).exists() or script_path(module, checkpoint_name).exists()):
         checkpoints = ", ".join(sorted(path.name for path in module.folder.glob("*.pt"))) or "none"
         raise UsageError(f"{module.folder}: no create.py and no {checkpoint_name}.pt; checkpoints there: {checkpoints}")
+    script = script_path(module, checkpoint_name)
+    if not create_path(module).exists() and _holds_weights(script):
+        raise UsageError(
+            f"{script}: holds weights (a state_dict), not a TorchScript module: want one made by torch.jit.save, or a "
+            "create.py that loads them"
+        )
     return module
+
+
+def check_params(module: Module, checkpoint_name: str, params: Mapping[str, Any]) -> None:
+    """Refuse parameters for a module that has no `create` to take them."""
+    if params and not create_path(module).exists():
+        raise UsageError(
+            f"{script_path(module, checkpoint_name)} is a TorchScript file, which takes no --model_params: "
+            "leave them out, or add a create.py that takes them"
+        )
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether a file is what torch.save or pickle writes of weights, in whatever form; not a TorchScript file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}  # below one folder, of any name
+        return "data.pkl" in names and "constants.pkl" not in names
+    except (zipfile.BadZipFile, OSError):
+        with suppress(OSError), open(path, "rb") as file:
+            return file.read(2) in _PICKLES
+    return False
+
+
+_PICKLES = {bytes([0x80, protocol]) for protocol in range(2, 6)}  # how a pickle begins, and torch.save did before 1.6
 
 
 def _modules(pyramid: Path) -> Iterator[Module]:

@@ -6,7 +6,7 @@ A worker reads the next pair, encodes the last field and writes the last shard w
 import sys
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
@@ -223,6 +223,24 @@ class FieldWork:
             attributes["failed"] = options.failed
         shape = (shard.count, *images.main.shape[1:])
         return Layout(shape, 1, {**known, **stacked(pending.facts), **made_from}, (), self.provenance, attributes)
+
+
+def tried(work: FieldWork, shards: Sequence[Shard]) -> int | None:
+    """Run the module on the first pair that is not black, in this process and on the first device.
+
+    Returns the pair, or None if all are black. Errors are those of a run: of the module, or of this pair.
+    """
+    inputs = work.options.open_inputs()
+    for pair in (pair for shard in shards for pair in shard.pairs):
+        read = inputs.read(pair)
+        if not read.black:
+            model = LateAligner(work, 0).load()
+            try:
+                model(read.images[0], read.images[1], read.prior)
+            except WorkError as error:
+                raise WorkError(Failure.of(pair, read, error).text) from error
+            return pair
+    return None
 
 
 def _read(inputs: FieldInputs, kept: KeptReader, pair: int) -> _ReadPair:

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import fields, runner
-from ..aligners.pyramid import Module, content_hash, find_module
+from ..aligners.pyramid import Module, check_params, content_hash, find_module
 from ..datasets.dataset import open_dataset
 from ..datasets.probe import check_undamaged
 from ..datasets.shards import Shard
@@ -24,8 +24,8 @@ from ..progress import progress
 from ..provenance import Provenance, provenance
 from .field_inputs import FieldInputs, Matched
 from .field_shards import LOCKED, FoundShards, find_shards, move_aside
-from .field_work import Failure, FieldWork, GenerateFieldsOptions
-from .kept_fields import kept_fields
+from .field_work import Failure, FieldWork, GenerateFieldsOptions, tried
+from .kept_fields import KeptFields, kept_fields
 from .report import free_bytes, size_text, table
 
 
@@ -75,6 +75,7 @@ class FieldsPlan:
     others: int  # shards of another origin
     output_bytes: int
     free_bytes: int | None
+    tried: int | None  # the pair that the module was tried on
 
     def __str__(self) -> str:
         left = sum(shard.count for shard in self.shards)
@@ -87,6 +88,7 @@ class FieldsPlan:
             ("pairs", f"{self.matched.pairs}, {self.matched.pairs - left} of them found done"),
             *self.matched.lines(),
             ("shards to make", str(len(self.shards)) + replaced),
+            *([] if self.tried is None else [("tried", f"on pair {self.tried}, without an error")]),
             ("output size", f"up to {size_text(self.output_bytes)}{free}"),
         ]
         return table(lines)
@@ -103,6 +105,7 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
         raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
     check_destination(options.temp_dir)
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
+    check_params(module, options.checkpoint_name, options.model_params)
     check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
     inputs = options.open_inputs()
     for size in inputs.size:
@@ -113,7 +116,7 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
     if there.are_all(inputs.pairs) and (options.dry_run or there.is_tidy):
         return _generated(options, inputs, there.shards, done=True)
     if options.dry_run:
-        return _plan(options, module, inputs, there)
+        return _plan(options, module, made_of, inputs, there)
     make_folder(folder)
     with locked(folder / LOCKED):
         there = find_shards(
@@ -122,14 +125,19 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
         return _generate(options, module, made_of, inputs, there)
 
 
-def _plan(options: GenerateFieldsOptions, module: Module, inputs: FieldInputs, there: FoundShards) -> FieldsPlan:
+def _plan(
+    options: GenerateFieldsOptions, module: Module, made_of: Provenance, inputs: FieldInputs, there: FoundShards
+) -> FieldsPlan:
     if not options.update:
         there.check()
     shards = there.missing(inputs.pairs)
     size = 8 * sum(shard.count for shard in shards) * int(np.prod(inputs.size))
     free = free_bytes(there.folder if there.folder.exists() else there.folder.absolute().parent)
     others = len(there.others) + len(there.aside)
-    return FieldsPlan(module, tuple(_devices(options)), inputs.matched(), tuple(shards), others, size, free)
+    work = _on_devices(FieldWork(options, module, made_of, KeptFields()))
+    return FieldsPlan(
+        module, work.devices, inputs.matched(), tuple(shards), others, size, free, tried=tried(work, shards)
+    )
 
 
 def _generate(
@@ -156,13 +164,11 @@ def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
     """Make shards; how many of their fields were kept."""
     if work.options.cpu_workers != 1:
         runner.warm_up("torch", "h5py", "isal")
-    devices = _devices(work.options)
-    threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
-    work = replace(work, devices=tuple(devices), threads=threads)
+    work = _on_devices(work)
     failures = _Failures(work.options, pairs)
     kept = 0
     with progress(pairs, "pairs", "pair", done=resumed) as bar:
-        for number, done in runner.run(work, [[shard] for shard in shards], len(devices), failures.hear):
+        for number, done in runner.run(work, [[shard] for shard in shards], len(work.devices), failures.hear):
             kept += done.kept
             bar.update(shards[number].count)
     if work.options.failed == "stop":
@@ -218,6 +224,12 @@ def _generated(
     return Generated(
         options.temp_dir, inputs.matched(), resumed, kept, done, not_run, with_nonfinite, tuple(sorted(failed))
     )
+
+
+def _on_devices(work: FieldWork) -> FieldWork:
+    devices = _devices(work.options)
+    threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
+    return replace(work, devices=tuple(devices), threads=threads)
 
 
 def _devices(options: GenerateFieldsOptions) -> list[str]:
