@@ -14,7 +14,7 @@ from curation import cli
 
 
 def parser() -> argparse.ArgumentParser:
-    made = cli.parser(__doc__)
+    made = cli.parser(__doc__, resumes=False)
     made.add_argument("path", nargs="+", metavar="FILE", help="image or field files")
     cli.add_quiet(made)
     return made

@@ -27,13 +27,17 @@ class Terminated(BaseException):
     """SIGTERM arrived. Derived from BaseException, as KeyboardInterrupt is, so that no handler swallows it."""
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose help shows a script's docstring as it is written, examples included."""
+def parser(description: str | None, resumes: bool = True) -> argparse.ArgumentParser:
+    """A parser whose help shows a script's docstring as it is written, examples included.
+
+    resumes: whether the same command goes on where the script was interrupted.
+    """
     made = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    made.set_defaults(resumes=resumes)
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
 
@@ -74,7 +78,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     except (UsageError, WorkError, KeyboardInterrupt, Terminated, Exception) as error:
         if args.debug:
             traceback.print_exc()
-        code, message = _outcome(error)
+        code, message = _outcome(error, args.resumes)
         print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
         _leave(code)
 
@@ -100,15 +104,21 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _outcome(error: BaseException) -> tuple[int, str]:
+def _outcome(error: BaseException, resumes: bool) -> tuple[int, str]:
+    goes_on = "; the same command goes on from here" if resumes else ""
     if isinstance(error, UsageError):
         return USAGE_ERROR, f"error: {_one_line(error)}"
     if isinstance(error, WorkError):
         return WORK_FAILED, f"failed: {_one_line(error)}"
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted; the same command goes on from here"
+        return INTERRUPTED, f"interrupted{goes_on}"
     if isinstance(error, Terminated):
-        return TERMINATED, "terminated; the same command goes on from here"
+        return TERMINATED, f"terminated{goes_on}"
+    if isinstance(error, ModuleNotFoundError):
+        return USAGE_ERROR, (
+            f"error: {error.name} is not installed for {sys.executable}: activate the environment "
+            "(. .venv/bin/activate), or pip install -r requirements.txt there"
+        )
     if isinstance(error, BrokenPipeError):  # `script | head`: the reader has gone, and so has its pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WORK_FAILED, "failed: nobody reads the output any more"

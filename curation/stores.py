@@ -12,6 +12,7 @@ what comes out from the last 4 bytes, and gives nothing where they are 0.
 
 import bz2
 import lzma
+import os
 import random
 import sys
 import threading
@@ -21,9 +22,15 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
+# Where there are no credentials, google.auth looks for Google's own machines, for nine seconds and more by itself; it
+# reads this as it is imported (google/auth/compute_engine/_metadata.py 2.x).
+os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")
+os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "1")
+
 import brotli
 import cloudfiles.cloudfiles
 import cloudfiles.compression
+import cloudfiles.connectionpools
 import cloudfiles.interfaces
 import cloudfiles.secrets
 import cloudvolume.compression
@@ -177,6 +184,9 @@ def install() -> None:
         table[protocol] = _strict_http(interface) if is_http else _strict(interface)
     # CloudVolume has the name from CloudFiles, and calls it by its own.
     cloudfiles.compression.decompress = cloudvolume.compression.decompress = decompress
+    # CloudFiles asks for credentials seven times, for a minute and more: they do not come by being asked for.
+    for pool in (cloudfiles.connectionpools.GCloudBucketPool, cloudfiles.connectionpools.S3ConnectionPool):
+        pool._create_connection = getattr(pool._create_connection, "__wrapped__", pool._create_connection)
     ShardReader.decode_index = _decode_index
     ShardReader.decode_minishard_index = _decode_minishard_index
     # CloudVolume prints each failure to decode to stdout, where results go; the failure itself is raised as well.
@@ -188,6 +198,11 @@ def install() -> None:
 def is_denied(error: BaseException) -> bool:
     """Whether a store, or the file system, refused access: 401 or 403 in any of the clients' spellings."""
     return isinstance(error, PermissionError) or _status(error) in (401, 403)
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Whether a client of Google's or Amazon's stores found no credentials to ask with."""
+    return type(error).__name__ in ("DefaultCredentialsError", "NoCredentialsError")
 
 
 def is_from_store(error: BaseException) -> bool:
@@ -222,6 +237,11 @@ def _status(error: BaseException) -> int | None:
 
 def reason(error: BaseException) -> str:
     """Why a store did not give what it was asked for, for messages."""
+    if lacks_credentials(error):
+        return (
+            "no credentials were found: want those of Google in ~/.cloudvolume/secrets/google-secret.json or as "
+            "GOOGLE_APPLICATION_CREDENTIALS, those of Amazon in ~/.cloudvolume/secrets/aws-secret.json"
+        )
     return "access was denied" if is_denied(error) else f"{type(error).__name__}: {error}"
 
 
@@ -311,8 +331,8 @@ class Patience:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another attempt may succeed: anything but a refusal and a true "not found"."""
-    return not is_denied(error) and not isinstance(error, EmptyVolumeException)
+    """Whether another attempt may succeed: anything but a refusal, no credentials, and a true "not found"."""
+    return not (is_denied(error) or lacks_credentials(error) or isinstance(error, EmptyVolumeException))
 
 
 def retry_after(error: BaseException) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commands import ROOT, Script
+from commands import ROOT, Command, Script
 from small_jobs import stretch_arguments
 from volumes_made import make_layer
 
@@ -218,3 +218,35 @@ def test_values_are_parsed_at_the_boundary() -> None:
     ]:
         with pytest.raises(cli.argparse.ArgumentTypeError):
             parse(text)
+
+
+def test_a_volume_without_credentials_is_told_of(fails: Fails, template: Path, points: Path, tmp_path: Path) -> None:
+    spec = json.loads(template.read_text())
+    spec["image"]["path"] = "gs://a-bucket-of-nobody/image"
+    spec["pairs"] = [[{"x_start": 0, "y_start": 0, "z_start": z} for z in (1, 0)]]
+    template.write_text(json.dumps(spec))
+    environment = {"HOME": str(tmp_path), "NO_GCE_CHECK": "true", "GOOGLE_APPLICATION_CREDENTIALS": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        line = fails(1, "make_dataset.py", "--spec_path", template, "--dst_path", tmp_path)
+    assert line.startswith("make_dataset: failed: gs://a-bucket-of-nobody/image: no credentials were found: want ")
+
+
+def test_without_the_environment_the_way_to_it_is_told(tmp_path: Path, template: Path) -> None:
+    """A Python that has only its own library."""
+    command = [sys.executable, "-S", ROOT / "create_spec.py", "--src_spec_path", template, "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f" is not installed for {sys.executable}: activate the environment (. .venv/bin/activate), or " in line
+    assert "pip install -r requirements.txt" in line
+
+
+def test_verify_dataset_does_not_promise_to_go_on(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("curation.steps.verify_dataset.faults", interrupted)
+    done = command("verify_dataset.py", "images.h5")
+    assert (done.code, done.stderr) == (130, "verify_dataset: interrupted\n")

@@ -15,12 +15,14 @@ import cloudvolume.compression
 import cloudvolume.secrets
 import pytest
 import requests
-from cloudfiles import CloudFiles
+from botocore.exceptions import NoCredentialsError
+from cloudfiles import CloudFiles, connectionpools
 from cloudfiles.interfaces import FileInterface, GoogleCloudStorageInterface, HttpInterface, S3Interface
 from cloudfiles.paths import extract
 from cloudvolume import CloudVolume
 from cloudvolume.datasource.precomputed import sharding
 from cloudvolume.datasource.precomputed.image import rx
+from google.auth.exceptions import DefaultCredentialsError
 from layers_served import Answer, Server, served
 from small_jobs import image_layer, made_folder
 from volumes_made import chunk_file
@@ -208,3 +210,26 @@ def test_what_is_said_of_a_chunk_that_cannot_be_decoded_is_printed_where_it_can_
         CloudVolume(path, progress=False)[0:64, 0:64, 5]
     assert said
     assert capsys.readouterr().out == ""
+
+
+# Credentials
+
+
+def test_the_pools_of_connections_do_not_ask_again_for_credentials() -> None:
+    for pool in (connectionpools.GCloudBucketPool, connectionpools.S3ConnectionPool):
+        assert inspect.unwrap(pool._create_connection) is pool._create_connection
+        assert not hasattr(pool._create_connection, "retry")
+
+
+@pytest.mark.parametrize("error", [DefaultCredentialsError("none"), NoCredentialsError()])
+def test_a_store_without_credentials_is_asked_once(error: Exception) -> None:
+    asked = []
+
+    def question() -> None:
+        asked.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        stores.Patience(sleep=lambda seconds: None).ask(question)
+    assert len(asked) == 1
+    assert stores.reason(error).startswith("no credentials were found: want those of Google in ")

@@ -18,7 +18,7 @@ from volumes_made import chunk_file, make_layer, make_n5, make_zarr2, make_zarr3
 from curation.boxes import Window
 from curation.errors import UsageError, WorkError
 from curation.stores import ATTEMPTS
-from curation.volumes.volume import Volume, Volumes, check_scales
+from curation.volumes.volume import Volume, Volumes, check_scales, open_layer
 
 SIZE = (10, 9, 3)
 CHUNK = (4, 4, 2)
@@ -513,3 +513,9 @@ def test_warnings_of_credentials_do_not_go_where_results_go(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "credentials" in done.stderr
+
+
+@pytest.mark.parametrize(("path", "protocol"), [("foo://bucket/image", "foo"), ("precomputed://gcs://b/i", "gcs")])
+def test_an_unknown_protocol_is_named(path: str, protocol: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{path}: {protocol}:// is no protocol that is known: want one of .*gs"):
+        open_layer(path)

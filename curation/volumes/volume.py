@@ -8,6 +8,7 @@ A chunk that the store truly does not have is black, and is told; every other fa
 """
 
 import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from cloudfiles import CloudFiles
+from cloudfiles.cloudfiles import INTERFACES
 from cloudvolume import Bbox, CloudVolume
 from cloudvolume.datasource.n5.metadata import N5Metadata
 from cloudvolume.exceptions import EmptyVolumeException, InfoError
@@ -258,6 +260,7 @@ class Volumes:
 
 def open_layer(path: str) -> CloudVolume:
     """The layer at a path; `NoLayerError` if there is none that can be read. One attempt."""
+    _check_protocol(path)
     try:
         levels = _zarr_levels(path)
         layer = CloudVolume(path, bounded=False, fill_missing=False, progress=False, parallel=1, cache=False)
@@ -274,6 +277,19 @@ def open_layer(path: str) -> CloudVolume:
         if is_from_store(error):
             raise
         raise NoLayerError(f"{path}: not a CloudVolume layer ({type(error).__name__}: {error})") from None
+
+
+def _check_protocol(path: str) -> None:
+    """Refuse a protocol that is unknown: CloudVolume would look for a folder of that name on this machine."""
+    *protocols, _ = _PROTOCOLS.match(path)[0].split("://")  # type: ignore[index]
+    for protocol in protocols:
+        if protocol not in _FORMATS and protocol.rpartition("+")[2] not in INTERFACES:
+            known = ", ".join(name for name in INTERFACES if name != "mem")
+            raise NoLayerError(f"{path}: {protocol}:// is no protocol that is known: want one of {known}")
+
+
+_PROTOCOLS = re.compile(r"(?:[\w+-]+://)*")
+_FORMATS = ("precomputed", "graphene", *_ZARR_FORMATS)
 
 
 def _zarr_levels(path: str) -> list[Level]:
