@@ -388,6 +388,14 @@ def test_43_failed_pairs_get_the_field_that_was_asked_for(
     assert "failed           3 (pairs 4, 9, 12)" in again.stdout
 
 
+def test_43_the_prior_of_a_failed_pair_is_as_it_was_before_the_module_wrote_to_it(
+    run_of: Arguments, command: Command, joined: Joined
+) -> None:
+    writing = "def create(): return lambda s, t, src_agg_field: src_agg_field.fill_(7) / (1 / 0)"
+    assert command("generate_fields.py", *run_of("--failed", "prior", create=writing)).code == 0
+    np.testing.assert_array_equal(joined(), fields(5, seed=1))
+
+
 def test_43_failed_pairs_without_a_prior_are_0(failing: Arguments, command: Command, joined: Joined) -> None:
     arguments = failing("--failed", "prior", on=[1, *range(3, 16)], prev_field_path=None, max_failures=20)
     assert command("generate_fields.py", *arguments).code == 0

@@ -717,6 +717,15 @@ def test_shards_of_other_inputs_are_refused_with_the_ways_on(counted: Counted) -
         )
 
 
+def test_an_update_that_is_refused_moves_nothing(counted: Counted) -> None:
+    options = counted.options(range(3))
+    generate_fields(options)
+    before = sorted(Path(options.temp_dir).iterdir())
+    with pytest.raises(UsageError, match="--gpu 99"):
+        generate_fields(counted.options([0, 2], update=True, gpu=(99,)))
+    assert sorted(Path(options.temp_dir).iterdir()) == before
+
+
 def test_the_checksums_of_inputs_are_stored_and_joined(counted: Counted, command: Command, tmp_path: Path) -> None:
     options = counted.options([3, 9])
     generate_fields(options)

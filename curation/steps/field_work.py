@@ -180,6 +180,7 @@ class FieldWork:
         failure = None
         made = inputs.prior_or_zeros
         if model is not None:
+            made = made.copy()  # the module may write to the prior before it fails
             try:
                 made = model(inputs.images[0], inputs.images[1], inputs.prior)
             except WorkError as error:

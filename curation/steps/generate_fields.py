@@ -119,9 +119,8 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
         return _plan(options, module, made_of, inputs, there)
     make_folder(folder)
     with locked(folder / LOCKED):
-        there = find_shards(
-            folder, made_of, options.failed, options.update
-        )  # again: another run may have ended just now
+        # Again: another run may have ended just now.
+        there = find_shards(folder, made_of, options.failed, options.update)
         return _generate(options, module, made_of, inputs, there)
 
 
@@ -148,13 +147,17 @@ def _generate(
         there.check()
     for path in there.partials:
         path.unlink(missing_ok=True)
-    aside = [*there.aside, *move_aside(there.folder, there.others)]
     shards = there.missing(inputs.pairs)
     resumed = sum(shard.count for shard in there.shards)
+    work = FieldWork(options, module, made_of, KeptFields())
+    if shards:
+        if options.cpu_workers != 1:
+            runner.warm_up("torch", "h5py", "isal")
+        work = _on_devices(work)  # so that what is amiss with them is told before anything is moved
+    aside = [*there.aside, *move_aside(there.folder, there.others)]
     kept = 0
     if shards:
-        work = FieldWork(options, module, made_of, kept_fields(aside, made_of))
-        kept = _run(work, shards, inputs.pairs, resumed)
+        kept = _run(replace(work, kept=kept_fields(aside, made_of)), shards, inputs.pairs, resumed)
     for path in aside:
         path.unlink()
     return _generated(options, inputs, [*there.shards, *shards], resumed, kept if aside else None, done=not shards)
@@ -162,9 +165,6 @@ def _generate(
 
 def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
     """Make shards; how many of their fields were kept."""
-    if work.options.cpu_workers != 1:
-        runner.warm_up("torch", "h5py", "isal")
-    work = _on_devices(work)
     failures = _Failures(work.options, pairs)
     kept = 0
     with progress(pairs, "pairs", "pair", done=resumed) as bar:
