@@ -12,7 +12,7 @@ demo: $(VENV)/.ready
 	$(RUN)/python examples/run_page.py README.md --folder demo
 
 test: lint
-	$(RUN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(RUN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.ready
 	$(RUN)/ruff format --check .

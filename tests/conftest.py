@@ -16,6 +16,17 @@ from curation import cli
 
 SHARED = ROOT.parent / "shared"
 
+# Files that take a minute or more: begun first, so that all processes end at about the same time.
+LONG = ("test_docs", "test_readme", "test_kills", "test_chain_script", "test_resuming", "test_writes", "test_chain")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file run in one process, as they share what it makes; so do those of the README and the other pages."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+    for item in items:
+        name = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("pages" if name in ("test_docs", "test_readme") else name))
+
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:

@@ -11,7 +11,7 @@ import pytest
 from crashing import Nursery, dying
 from steps import AT_WORK, Inputs, Step, alive, each_step, finishes, sweep, waited
 
-KILLS = 40
+KILLS = 20  # make torture has 500
 UNLINKING = "curation.steps.generate_fields.Path.unlink"
 NEW_PAIRS = 6  # of those that an update runs
 
