@@ -21,7 +21,7 @@ LONG = ("test_docs", "test_readme", "test_kills", "test_chain_script", "test_res
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run in one process, as they share what it makes; so do those of the README and the other pages."""
+    """Tests of a file run in one process, as they share what it makes; so do those of the README and other pages."""
     items.sort(key=lambda item: item.path.stem not in LONG)
     for item in items:
         name = item.path.stem
