@@ -15,6 +15,7 @@ from steps import Inputs, Step, each_step, finishes
 
 from curation.errors import WorkError
 from curation.files import Existing
+from curation.steps.create_spec import CreateSpecOptions, create_spec
 
 SYNC, RENAME = "curation.files.sync", "curation.files.os.replace"  # a file is synced and renamed, its folder synced
 OF_A_FILE = [(SYNC, 0, False), (RENAME, 0, False), (SYNC, 1, False), (SYNC, 1, True)]
@@ -47,14 +48,35 @@ def test_killed_around_the_rename_the_old_file_or_the_new_is_there(
 
 
 def replacing(step: Step, out: Path) -> Call:
-    """The step's call with --overwrite, unless it updates."""
+    """The step's call that replaces what is there: make_dataset's with --overwrite, the others' with --update."""
     call = step.call(out)
     if step.name.startswith("update"):
         return call
     if step.name == "concat_fields":
-        return Call(call.function, (*call.arguments[:2], Existing.REPLACED), call.prepare)
+        return Call(call.function, (*call.arguments[:2], Existing.UPDATED), call.prepare)
     (options,) = call.arguments
-    return Call(call.function, (replace(options, existing=Existing.REPLACED),), call.prepare)
+    existing = Existing.REPLACED if step.name == "make_dataset" else Existing.UPDATED
+    return Call(call.function, (replace(options, existing=existing),), call.prepare)
+
+
+@pytest.mark.parametrize(("name", "at", "after"), OF_A_FILE)
+def test_a_spec_that_is_updated_is_the_old_one_or_the_new_one(
+    name: str, at: int, after: bool, nursery: Nursery, inputs: Inputs, tmp_path: Path
+) -> None:
+    template = inputs.write_spec("template.json", [])
+    (tmp_path / "points.csv").write_text("x,y,z\n0,0,5\n")
+    spec = tmp_path / "spec.json"
+    options = CreateSpecOptions(template, spec, str(tmp_path / "points.csv"), (-1,), existing=Existing.UPDATED)
+    call = Call(create_spec, (options,))
+    nursery.finish(call)
+    old = spec.read_text()
+    (tmp_path / "points.csv").write_text("x,y,z\n0,0,5\n64,0,4\n")
+    nursery.finish(Call(create_spec, (replace(options, dst_spec_path=tmp_path / "new.json"),)))
+    new = (tmp_path / "new.json").read_text()
+    assert nursery.run(call.after(partial(dying, name, at, after))).killed
+    assert spec.read_text() in (old, new)
+    nursery.finish(call)
+    assert spec.read_text() == new != old
 
 
 def is_folder(path: Any, *_: Any) -> bool:
