@@ -545,12 +545,12 @@ def test_the_view_opens_on_the_first_box_and_the_list_of_pairs(tmp_path: Path) -
     spec = msgspec.structs.replace(SPEC, dst_mip=2)  # 128 x 64 voxels
     made = written(tmp_path / "state.json", spec)
     assert list(made.position) == [16 + 64, -32 + 32, 3.5]
-    assert made.cross_section_scale == 0.128  # voxels in a pixel of the screen, 1000 of which show the box
+    assert made.cross_section_scale == 0.2  # voxels in a pixel of the screen, 640 of which show the box
     assert (made.selected_layer.layer, made.selected_layer.visible) == ("pairs", True)
     assert made.layers["pairs"].tab == "annotations"
     # the scale counts in what is thinnest: z here; and y is the larger side
     made = written(tmp_path / "state.json", spec, resolution=(4.0, 16.0, 2.0))
-    assert made.cross_section_scale == 64 * 16 / 2 / 1000
+    assert made.cross_section_scale == 64 * 16 / 2 / 640
 
 
 def test_the_command_serves_a_folder_to_pages_of_other_sites(tmp_path: Path) -> None:

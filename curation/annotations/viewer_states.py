@@ -318,7 +318,7 @@ def _is_text(value: Any) -> TypeGuard[str]:
 # From pairs to a state
 
 VIEWER = "https://neuroglancer-demo.appspot.com/#!"
-VIEW_PIXELS = 1000  # of the screen, for the larger side of a box
+VIEW_PIXELS = 640  # of the screen, for the larger side of a box: the whole of it is seen beside the list
 FIRST_PORT = 1337
 
 _MASK_SHADER = """void main() {
