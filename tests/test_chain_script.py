@@ -25,7 +25,8 @@ case $1 in
     *) until compgen -G "$OUT/.*.lock" || compgen -G "$OUT/*/.*.lock"; do kill -0 $pid || break; sleep 0.01; done ;;
 esac
 case $1 in *make_dataset.py | *generate_fields.py) sleep 0.3 ;; esac
-kill -9 $pid; wait $pid
+kill -9 $pid; wait $pid; [ $? = 137 ] && echo "$step" >>"$KILLS"
+exit 137  # also where it has ended just before
 """
 
 
@@ -47,6 +48,7 @@ class Chain:
         python.chmod(0o755)
         (self.folder / "steps").write_text("0")
         told = {"STEPS": str(self.folder / "steps"), "KILLED": str(killed), "OUT": str(self.out)}
+        told["KILLS"] = str(self.folder / "kills")
         return subprocess.run(
             ["bash", "examples/chain.sh", str(self.data), str(self.out)],
             cwd=ROOT,
@@ -113,6 +115,7 @@ def test_killed_in_every_step_it_ends_as_if_undisturbed(finished: Chain, tmp_pat
     chain = Chain(finished.data, tmp_path)
     for step in range(STEPS):
         assert chain.run(killed=step).returncode == 137, step
+    assert len((tmp_path / "kills").read_text().split()) > STEPS // 2  # the rest had ended just before
     chain.finish()
     assert chain.faults(finished) == []
 
