@@ -22,7 +22,9 @@ from small_jobs import (
     put_json,
     spec_of,
     stretch_arguments,
+    voxels,
 )
+from volumes_made import make_layer
 
 from curation.volumes.box_reader import BoxReader
 
@@ -240,3 +242,17 @@ def test_a_longer_stretch_keeps_the_sections_of_the_shorter(
     assert command("download_image.py", *stretch_arguments(image, fresh, z_end=6)).code == 0
     (name,) = [path.name for path in fresh.iterdir()]
     assert differing(out / name, fresh / name) == []
+
+
+@pytest.mark.parametrize("option", [[], ["--update"]])
+def test_a_level_that_is_finished_is_neither_planned_nor_read_again(
+    option: list[str], command: Command, read: Read, out: Path, tmp_path: Path
+) -> None:
+    image = make_layer(tmp_path / "image", {0: voxels(), 1: voxels()[::2, ::2]})
+    assert command("download_image.py", *stretch_arguments(image, out)).code == 0
+    read.clear()
+    both = [*stretch_arguments(image, out, mips="0 1", patch_sizes="32 16"), *option]
+    planned = command("download_image.py", *both, "--dry_run")
+    assert "kept             6 of 12 images, as they are stored\ndistinct boxes   4, " in planned.stdout
+    assert command("download_image.py", *both).code == 0
+    assert len(read) == 4

@@ -213,29 +213,28 @@ def _discard(jobs: Sequence[BoxJob], finished: set[Path]) -> None:
 
 @dataclass(frozen=True)
 class _KeptBoxes:
-    """The boxes that a job's unfinished files take from earlier ones, by the files' paths."""
+    """The boxes that a job's unfinished files take from earlier ones, by the files' paths; finished: none is left."""
 
     earlier: Mapping[Path, EarlierBoxes]
+    finished: bool
 
     def mask(self, starts: np.ndarray) -> np.ndarray:
         """(N, 2) bool: the boxes that need not be cut, as far as can be told before their bytes are looked at."""
-        mask = np.full(starts.shape[:2], bool(self.earlier))
+        mask = np.full(starts.shape[:2], self.finished or bool(self.earlier))
         for boxes in self.earlier.values():
             mask &= boxes.places(starts) != NOWHERE
         return mask
 
 
 def _kept(job: BoxJob, finished: set[Path], existing: Existing, stack: ExitStack) -> _KeptBoxes:
+    left = [file for file in job.files() if file.path not in finished]
     if existing is not Existing.UPDATED:
-        return _KeptBoxes({})
+        return _KeptBoxes({}, finished=not left)
     roles_alike = job.residuals is None
-    return _KeptBoxes(
-        {
-            file.path: stack.enter_context(EarlierBoxes(file.earlier_paths(), file.layout, roles_alike))
-            for file in job.files()
-            if file.path not in finished
-        }
-    )
+    earlier = {
+        file.path: stack.enter_context(EarlierBoxes(file.earlier_paths(), file.layout, roles_alike)) for file in left
+    }
+    return _KeptBoxes(earlier, finished=not left)
 
 
 def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> Report:

@@ -131,7 +131,7 @@ def _plan(
         there.check()
     shards = there.missing(inputs.pairs)
     size = 8 * sum(shard.count for shard in shards) * int(np.prod(inputs.size))
-    free = free_bytes(there.folder if there.folder.exists() else there.folder.absolute().parent)
+    free = free_bytes(there.folder)
     others = len(there.others) + len(there.aside)
     work = _on_devices(FieldWork(options, module, made_of, KeptFields()))
     return FieldsPlan(

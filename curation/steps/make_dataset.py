@@ -84,16 +84,17 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
     """The job that makes a spec's dataset: an image file and, if the spec has a field, a field file."""
     starts = spec.starts()
     text = spec.text()
+    of_spec = _of_spec(spec, text)
     missing = options.missing or "black"
     made_of = provenance(
-        **_of_spec(spec),
+        **of_spec,
         field_decimals=options.decimals,
         min_valid=options.min_valid,
         missing=missing,
     )
     attributes: dict[str, Any] = {
         "spec": text,
-        "spec_sha256": sha256(text),
+        "spec_sha256": of_spec["spec_sha256"],
         "mip": spec.dst_mip,
         "anchor": "start",
         "volumes": volumes_text(spec),
@@ -143,9 +144,12 @@ def _notes(spec: Spec) -> dict[str, np.ndarray]:
     return {"note": np.array(texts, object)}
 
 
-def _of_spec(spec: Spec) -> dict[str, str]:
-    """The parts of a provenance that tell one spec from another, and whether they differ in their pairs alone."""
-    return {"spec_sha256": sha256(spec.text()), "spec_without_pairs_sha256": sha256(_without_pairs(spec).text())}
+def _of_spec(spec: Spec, text: str) -> dict[str, str]:
+    """The parts of a provenance that tell one spec from another, and whether they differ in their pairs alone.
+
+    text: of the spec, which is long where it has many pairs.
+    """
+    return {"spec_sha256": sha256(text), "spec_without_pairs_sha256": sha256(_without_pairs(spec).text())}
 
 
 def _without_pairs(spec: Spec) -> Spec:
@@ -161,7 +165,7 @@ def _make_layer(spec: Spec, options: MakeDatasetOptions) -> Report | DoneLayer |
     from ..volumes.layer_writer import LayerWriter
 
     starts = spec.starts()
-    made_of = provenance(**_of_spec(spec), missing=options.missing or "black")
+    made_of = provenance(**_of_spec(spec, spec.text()), missing=options.missing or "black")
     layer = LayerWriter(options.dst_path, (spec.x_size, spec.y_size), 2 * len(starts))
     if layer.is_finished(made_of, options.existing):
         return DoneLayer(options.dst_path, len(starts))
