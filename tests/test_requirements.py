@@ -20,6 +20,8 @@ TESTING = ("requirements.txt", "requirements-dev.txt")
 TIMING = ("requirements.txt", "benchmarks/requirements.txt")
 
 # Where the code is, and the files by which `pip install -r` gives all that it imports.
+# The package alone imports what is optional, where it is used; it is pinned for the tests.
+OPTIONAL = {"curation": {"onnxruntime"}}
 NEEDS = {".": RUNNING, "curation": RUNNING, "examples": RUNNING, "tests": TESTING, "benchmarks": TIMING}
 
 
@@ -70,6 +72,15 @@ def test_the_package_asks_for_what_the_scripts_are_pinned_to() -> None:
     assert [name for name, version in versions.items() if version not in ranges[plain(name)]] == []
 
 
+def test_what_is_optional_is_pinned_for_the_tests_in_ranges_that_the_package_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = [Requirement(asked) for group in project["optional-dependencies"].values() for asked in group]
+    assert {plain(asked.name) for asked in optional} == set().union(*OPTIONAL.values())
+    versions = dict(line.split("==") for line in lines("requirements-dev.txt"))
+    assert all(versions[asked.name] in asked.specifier for asked in optional)
+    assert not {plain(asked.name) for asked in optional} & pinned(RUNNING)
+
+
 def test_the_newest_entry_of_the_changelog_is_this_version_and_format() -> None:
     newest = re.search(r"^## (\S+), format (\d+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
@@ -79,7 +90,7 @@ def test_the_newest_entry_of_the_changelog_is_this_version_and_format() -> None:
 @pytest.mark.parametrize("folder", NEEDS)
 def test_every_package_that_is_imported_is_pinned(folder: str) -> None:
     distributions = packages_distributions()
-    known = pinned(NEEDS[folder])
+    known = pinned(NEEDS[folder]) | OPTIONAL.get(folder, set())
     missing = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in modules(folder)

@@ -6,13 +6,11 @@ included; fields follow the conventions of `fields`.
 
 import contextlib
 import ctypes
-import importlib.util
-import inspect
 import os
 import random
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,10 @@ import numpy as np
 import torch
 
 from ..errors import UsageError, WorkError
-from .pyramid import Module, create_path, script_path
+from .exported import load_exported
+from .models import Model
+from .packages import Package
+from .pyramid import Module, create_path, exported_path
 
 # What metroem's modules are created with; a module whose `create` does not take one is not given it.
 CREATE_PARAMS: Mapping[str, Any] = {
@@ -36,6 +37,12 @@ CREATE_PARAMS: Mapping[str, Any] = {
 os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
+def _loaded(module: Module, checkpoint_name: str, params: Mapping[str, Any], device: torch.device) -> Model:
+    if create_path(module).exists():
+        return Package(module.folder, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS}, params, device)
+    return load_exported(exported_path(module, checkpoint_name), device)
+
+
 class Aligner:
     """A loaded module on a device, called with numpy arrays."""
 
@@ -46,12 +53,7 @@ class Aligner:
             torch.cuda.set_device(self._device)  # where a module that only says `cuda` puts its own tensors
         try:
             with _seeded(self._device), _printing_to_stderr():
-                if create_path(module).exists():
-                    model = _create(module, {"checkpoint_name": checkpoint_name, **CREATE_PARAMS}, params)
-                else:
-                    model = _load_script(script_path(module, checkpoint_name), self._device)
-                self._model = _placed(model, self._device)
-            self._takes = _keywords(self._model)
+                self._model = _loaded(module, checkpoint_name, params, self._device)
         except UsageError:
             raise
         except (Exception, SystemExit) as error:
@@ -60,19 +62,17 @@ class Aligner:
     def __call__(self, source: Any, target: Any, prior: Any) -> Any:
         """The field, (2, X, Y) float32 pixels, that warps source onto target, both (X, Y).
 
-        prior: (2, X, Y) or None. A failure is a `WorkError` that names the module.
+        prior: (2, X, Y) or None. A failure is a `WorkError` that names the module; sizes that a model cannot take
+        are a `UsageError`.
         """
-        offered = {
-            "src_agg_field": None if prior is None else self._tensor(prior)[None],
-            "train": False,
-            "return_state": False,
-        }
-        images = [self._tensor(image)[None, None] for image in (source, target)]
+        source_image, target_image = (self._tensor(image)[None, None] for image in (source, target))
+        start = None if prior is None else self._tensor(prior)[None]
         try:
             with _seeded(self._device), _printing_to_stderr():
-                given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
-            return self._field(given, source.shape)
-        except WorkError:
+                given = self._model(source_image, target_image, start)
+            with torch._C.DisableTorchFunctionSubclass():  # a tensor of a class of its own is judged as a plain one
+                return self._field(given, source.shape)
+        except (UsageError, WorkError):
             raise
         except (Exception, SystemExit) as error:  # a module that ends the program has not made its field
             raise WorkError(f"{self._folder}: {_text(error, self._folder)}") from error
@@ -112,16 +112,10 @@ def _seeded(device: torch.device) -> Iterator[None]:
             np.random.set_state(before[1])
 
 
-def _load_script(path: Path, device: torch.device) -> Any:
-    try:
-        return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UsageError(f"{path}: not a TorchScript file: {error}") from None
-
-
 @contextlib.contextmanager
 def _printing_to_stderr() -> Iterator[None]:
     """What a module prints goes to stderr, from Python and from C: stdout is for results."""
+    _flush()
     with contextlib.redirect_stdout(sys.stderr):
         try:
             before = os.dup(_STDOUT)
@@ -133,87 +127,19 @@ def _printing_to_stderr() -> Iterator[None]:
         try:
             yield
         finally:
-            ctypes.CDLL(None).fflush(None)  # what C has not written yet
+            _flush()
             os.dup2(before, _STDOUT)
             os.close(before)
 
 
+def _flush() -> None:
+    """Write what was printed by now to where stdout leads by now, though it was printed to another name of stdout."""
+    with contextlib.suppress(Exception):  # of a stdout that is closed, or none
+        sys.__stdout__.flush()  # type: ignore[union-attr]
+    ctypes.CDLL(None).fflush(None)  # what C has not written yet
+
+
 _STDOUT, _STDERR = 1, 2
-
-
-def _create(module: Module, ours: Mapping[str, Any], params: Mapping[str, Any]) -> Any:
-    """What a module's `create` returns, called with what it takes of `ours`, and with all of `params`."""
-    folder = module.folder.absolute()  # the working directory is about to change
-    with _neighbours_importable(folder):
-        spec = importlib.util.spec_from_file_location(
-            "aligner_module", folder / "create.py", submodule_search_locations=[str(folder)]
-        )
-        if spec is None or spec.loader is None:
-            raise WorkError("create.py cannot be imported")
-        package = importlib.util.module_from_spec(spec)
-        sys.modules["aligner_module"] = package  # so that it can import its neighbours relatively too
-        spec.loader.exec_module(package)
-        create = getattr(package, "create", None)
-        if not callable(create):
-            raise WorkError("create.py has no function create")
-        takes = _parameters(create)
-        unknown = [key for key in params if key not in takes]
-        if unknown:
-            known = ", ".join(inspect.signature(create).parameters) or "no parameter"
-            raise UsageError(f"{folder}: create does not take {', '.join(unknown)} of --model_params: it takes {known}")
-        return create(**{key: value for key, value in {**ours, **params}.items() if key in takes})
-
-
-@contextlib.contextmanager
-def _neighbours_importable(folder: Path) -> Iterator[None]:
-    """While a module loads, its folder is the working directory and the first place to import from."""
-    before = Path.cwd()
-    known = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        sys.path.remove(str(folder))
-        for name in set(sys.modules) - known:  # another module's neighbours may have the same names
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder) + os.sep):
-                del sys.modules[name]
-
-
-def _placed(model: Any, device: torch.device) -> Callable[..., Any]:
-    if isinstance(model, torch.nn.Module):
-        # Not torch.no_grad() around the call: some modules finetune a field of their own by gradients as they run.
-        # Weights that want no gradient keep the pass itself as cheap.
-        for weights in model.parameters():
-            weights.requires_grad_(False)
-        return model.to(device).eval()
-    if not callable(model):
-        raise WorkError(f"create returned {type(model).__name__}: want a model that can be called")
-    placed: Callable[..., Any] = model
-    return placed
-
-
-class _Everything:
-    """What a function with **keywords takes."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-
-def _keywords(model: Any) -> "set[str] | _Everything":
-    """The keywords that a model's forward takes."""
-    if isinstance(model, torch.jit.ScriptModule):
-        forward: Any = model.forward
-        return {argument.name for argument in forward.schema.arguments}
-    return _parameters(model.forward if isinstance(model, torch.nn.Module) else model)
-
-
-def _parameters(function: Callable[..., Any]) -> "set[str] | _Everything":
-    parameters = inspect.signature(function).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return _Everything()
-    return set(parameters)
 
 
 def _text(error: BaseException, folder: Path) -> str:

@@ -1,22 +1,22 @@
 """Pyramids of aligner modules: finding the module of a stage.
 
 A pyramid is a folder of module folders named `<STAGE>_mip<IN_MIP>in_<SUFFIX>`. A module folder is a modelhouse
-package (`create.py` with `create(**params)`) or holds a TorchScript file `<checkpoint_name>.pt`. These are the pyramids
-of https://github.com/seung-lab/metroem.
+package (`create.py` with `create(**params)`), or holds an exported model: a TorchScript file `<checkpoint_name>.pt`, a
+program of torch.export `<checkpoint_name>.pt2`, or an ONNX file `<checkpoint_name>.onnx`. The packages are those of
+https://github.com/seung-lab/metroem.
 """
 
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..files import PathLike
+from .exported_files import FORMS, check_exported
 
 _NAME = re.compile(r"(\d+)_mip(\d+)in_(.+)")
 
@@ -41,40 +41,19 @@ def find_module(pyramid_path: PathLike, stage: int, src_mip: int, checkpoint_nam
     module = found[0]
     if module.in_mip != src_mip:
         raise UsageError(f"{module.folder}: takes images of MIP {module.in_mip}, not src_mip {src_mip}")
-    if not (create_path(module).exists() or script_path(module, checkpoint_name).exists()):
-        checkpoints = ", ".join(sorted(path.name for path in module.folder.glob("*.pt"))) or "none"
-        raise UsageError(f"{module.folder}: no create.py and no {checkpoint_name}.pt; checkpoints there: {checkpoints}")
-    script = script_path(module, checkpoint_name)
-    if not create_path(module).exists() and _holds_weights(script):
-        raise UsageError(
-            f"{script}: holds weights (a state_dict), not a TorchScript module: want one made by torch.jit.save, or a "
-            "create.py that loads them"
-        )
+    if not create_path(module).exists():
+        check_exported(exported_path(module, checkpoint_name))
     return module
 
 
 def check_params(module: Module, checkpoint_name: str, params: Mapping[str, Any]) -> None:
     """Refuse parameters for a module that has no `create` to take them."""
     if params and not create_path(module).exists():
+        path = exported_path(module, checkpoint_name)
         raise UsageError(
-            f"{script_path(module, checkpoint_name)} is a TorchScript file, which takes no --model_params: "
+            f"{path} is {FORMS[path.suffix].name}, which takes no --model_params: "
             "leave them out, or add a create.py that takes them"
         )
-
-
-def _holds_weights(path: Path) -> bool:
-    """Whether a file is what torch.save or pickle writes of weights, in whatever form; not a TorchScript file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}  # below one folder, of any name
-        return "data.pkl" in names and "constants.pkl" not in names
-    except (zipfile.BadZipFile, OSError):
-        with suppress(OSError), open(path, "rb") as file:
-            return file.read(2) in _PICKLES
-    return False
-
-
-_PICKLES = {bytes([0x80, protocol]) for protocol in range(2, 6)}  # how a pickle begins, and torch.save did before 1.6
 
 
 def _modules(pyramid: Path) -> Iterator[Module]:
@@ -91,9 +70,23 @@ def create_path(module: Module) -> Path:
     return module.folder / "create.py"
 
 
-def script_path(module: Module, checkpoint_name: str) -> Path:
-    """Where its TorchScript file is, if it has one."""
-    return module.folder / f"{checkpoint_name}.pt"
+def exported_path(module: Module, checkpoint_name: str) -> Path:
+    """Where the exported model of a module without `create.py` is; a `UsageError` unless it is in one file."""
+    paths = [module.folder / f"{checkpoint_name}{suffix}" for suffix in FORMS]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        checkpoints = (path.name for path in module.folder.iterdir() if path.suffix in FORMS)
+        names = ", ".join(path.name for path in paths[:-1])
+        raise UsageError(
+            f"{module.folder}: no create.py and no {names} or {paths[-1].name}; "
+            f"checkpoints there: {', '.join(sorted(checkpoints)) or 'none'}"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"{module.folder}: holds {' and '.join(path.name for path in found)}: want one file of this name, "
+            "so that it is clear which model runs"
+        )
+    return found[0]
 
 
 def content_hash(module: Module) -> str:
