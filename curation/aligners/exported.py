@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UsageError
 from .inputs import ROLES, Axis, Input, in_a_line, roles_of, values_of
-from .models import FLAGS, PRIOR, Model, placed
+from .models import FLAGS, PRIOR, SOURCE, TARGET, Model, placed
 from .onnx_model import OnnxModel
 
 
@@ -61,22 +61,29 @@ class ProgramModel:
             weights.requires_grad_(False)
         self._path, self._module = path, module
         self._structure = program.call_spec.in_spec
-        examples = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+        nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
         names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+        examples = {name: nodes[name].meta.get("val") for name in names}  # what is no tensor is fixed
         tensors = [name for name in names if isinstance(examples[name], torch.Tensor)]
         roles = dict(zip(tensors, roles_of(path, tensors), strict=True))
         self._inputs = {name: _input(name, roles[name], examples[name], program.range_constraints) for name in tensors}
-        self._values = {name: examples[name] for name in names}  # those of inputs that are no tensors are fixed
+        self._examples = examples
         for name in FLAGS:
-            if self._values.get(name):
-                raise UsageError(f"{path}: was exported with {name}={self._values[name]}: export it with {name}=False")
+            if examples.get(name):
+                raise UsageError(f"{path}: was exported with {name}={examples[name]}: export it with {name}=False")
+        for name in tensors:
+            if roles[name] in (SOURCE, TARGET) and not nodes[name].users:
+                raise UsageError(
+                    f"{path}: does not use {name}: export it with a tensor of its own for each input, for torch takes "
+                    "two inputs that are one tensor for the same"
+                )
 
     def __call__(self, source: torch.Tensor, target: torch.Tensor, prior: torch.Tensor | None) -> Any:
         """What the model returns; see `Model`."""
-        if prior is not None and PRIOR in self._values and PRIOR not in self._inputs:
+        if prior is not None and PRIOR in self._examples and PRIOR not in self._inputs:
             raise UsageError(f"{self._path}: was exported with {PRIOR}=None, but there is a prior: export it with one")
         values = values_of(source, target, prior)
-        given = dict(self._values)
+        given = dict(self._examples)
         for name, each in self._inputs.items():
             tensor = values[each.role]
             each.check(self._path, tensor.shape)

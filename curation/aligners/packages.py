@@ -20,6 +20,7 @@ from ..errors import UsageError, WorkError
 from .models import FLAGS, PRIOR, SOURCE, TARGET, placed
 
 _NAME = "aligner_module"  # of the package itself, so that it can import its neighbours relatively too
+_OF_THE_TOOLKIT = frozenset(sys.modules)  # such as torch and the standard library, which no neighbour shadows
 
 
 class Package:
@@ -107,14 +108,19 @@ class _Neighbours:
 
     def __init__(self, folder: Path) -> None:
         self._folders = (folder, folder.resolve())
+        self._names = {
+            path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
         self._places = [str(folder)]
         self._modules: dict[str, ModuleType] = {}
 
     @contextlib.contextmanager
     def importable(self) -> Iterator[None]:
         """Meanwhile, the folder is the first place to import from, and the neighbours that are known are imported."""
-        places, known = list(sys.path), set(sys.modules)
-        others = {name: sys.modules[name] for name in self._modules if name in known}  # a foreign module of this name
+        places, foreign = list(sys.path), self._foreign()
+        for name in foreign:
+            del sys.modules[name]
+        known = set(sys.modules)
         sys.path[:] = [*self._places, *(place for place in places if place not in self._places)]
         sys.modules.update(self._modules)
         try:
@@ -125,8 +131,16 @@ class _Neighbours:
             self._places = list(sys.path)  # with what the package itself has put there
             for name in self._modules:
                 del sys.modules[name]
-            sys.modules.update(others)
+            sys.modules.update(foreign)
             sys.path[:] = places
+
+    def _foreign(self) -> dict[str, ModuleType]:
+        """What others have imported by the name of a neighbour, but for what the toolkit itself has."""
+        if not any(name in sys.modules for name in (*self._names, *self._modules)):
+            return {}
+        named = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in self._names}
+        named |= {name: sys.modules[name] for name in self._modules if name in sys.modules}
+        return {name: module for name, module in named.items() if name not in _OF_THE_TOOLKIT}
 
     def _is_own(self, module: Any) -> bool:
         path = getattr(module, "__file__", None)
