@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--temp_dir", required=True, help="folder for the shards; made if missing")
     made.add_argument("--stage", required=True, type=cli.level, help="which module of the pyramid")
-    made.add_argument("--checkpoint_name", required=True, help="of the module: its .pt, or what create() is told")
+    made.add_argument(
+        "--checkpoint_name", required=True, help="of the module: its .pt, .pt2 or .onnx, or what create() is told"
+    )
     made.add_argument("--src_mip", required=True, type=cli.level, help="MIP of the images and the previous fields")
     made.add_argument("--dst_mip", required=True, type=cli.level, help="MIP of the fields to write")
     made.add_argument("--gpu", type=cli.numbers, help="GPUs to use, such as 0,1,2,3 (all)")
