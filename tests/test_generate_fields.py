@@ -599,6 +599,19 @@ def test_an_update_runs_only_the_pairs_whose_inputs_are_new(known: bool, workers
     assert leftovers(Path(options.temp_dir)) == []
 
 
+def test_a_module_that_is_loaded_while_others_read_and_write_does_not_lead_them_elsewhere(
+    counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is the working directory meanwhile; the paths of a command may be relative."""
+    monkeypatch.chdir(tmp_path)
+    create = tmp_path / "pyramid" / "1_mip3in_shift" / "create.py"
+    create.write_text(f"import time\ntime.sleep(0.3)\n{create.read_text()}")
+    counted.called(replace(counted.options(range(10)), temp_dir="shards"))
+    options = replace(counted.options([0, 1, 20, 3, 4], update=True), temp_dir="shards")
+    assert counted.called(options) == ["loaded", "20"]
+    assert counted.faults(options) == []
+
+
 def test_an_update_that_keeps_all_loads_no_module(counted: Counted) -> None:
     counted.called(counted.options(range(10)))
     options = counted.options([7, 3, 4], update=True)

@@ -128,6 +128,7 @@ class FieldWork:
     def __call__(self, number: int, shards: Iterator[tuple[int, Shard]]) -> Iterator[tuple[int, ShardResult]]:
         inputs = self.options.open_inputs()
         kept = KeptReader(self.kept)
+        folder = Path(self.options.temp_dir).absolute()  # a module that is loaded late changes the working directory
         aligner = LateAligner(self, number)
         if not self.kept.places:
             aligner.load()  # now, so that what is amiss with it is told before a shard is written
@@ -143,7 +144,7 @@ class FieldWork:
                     pending = _PendingShard(shard)
                 self._pair(pending, pair, found, aligner, encoder)
                 if pair == shard.last - 1:
-                    written.append((place, encoder.submit(self._finished, pending, inputs.images)))
+                    written.append((place, encoder.submit(self._finished, pending, inputs.images, folder)))
                 while written and (written[0][1].done() or len(written) > 1):
                     finished, done = written.popleft()
                     yield finished, done.result()
@@ -199,12 +200,11 @@ class FieldWork:
         finer = fields.rescale(found, options.src_mip, options.dst_mip, options.crop)
         return encode(fields.rounded(finer, options.decimals))
 
-    def _finished(self, pending: _PendingShard, images: Dataset) -> ShardResult:
+    def _finished(self, pending: _PendingShard, images: Dataset, folder: Path) -> ShardResult:
         """Write a shard whose chunks were encoded by the thread that runs this, before it."""
         if not pending.failed or self.options.failed != "stop":
             layout = self._layout(pending, images)
-            path = Path(self.options.temp_dir) / pending.shard.name
-            write_whole(path, layout, [chunk.result() for chunk in pending.chunks])
+            write_whole(folder / pending.shard.name, layout, [chunk.result() for chunk in pending.chunks])
         return ShardResult(pending.kept)
 
     def _layout(self, pending: _PendingShard, images: Dataset) -> Layout:

@@ -36,7 +36,7 @@ def kept_fields(paths: Sequence[Path], made_of: Provenance) -> KeptFields:
         with closing(data.file):
             if alike_apart_from(INPUTS, made_of, json.loads(data.provenance)) and says_all(data.file):
                 places |= {key: (number, sample) for sample, key in _keys_of(data)}
-    return KeptFields(paths, places)
+    return KeptFields([path.absolute() for path in paths], places)  # a module may change the working directory
 
 
 def _keys_of(data: Dataset) -> Iterable[tuple[int, bytes]]:
