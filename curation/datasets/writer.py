@@ -120,9 +120,10 @@ class Writer:
             wanted = len(self._entries) * self.layout.chunk_roles
             if stored != wanted:
                 raise WorkError(f"{self._partial}: holds {stored} chunks of {wanted}")
-            for name in self.layout.pair_facts:
-                self._file[name][...] = pair_facts[name]
-            known = {**self.facts, **pair_facts, "crc32": self._crc32, "checksum": self._entries}
+            of_pairs = {name: pair_facts[name] for name in self.layout.pair_facts}
+            for name, values in of_pairs.items():
+                self._file[name][...] = values
+            known = {**self.facts, **of_pairs, "crc32": self._crc32, "checksum": self._entries}
             if keep is None or keep.all():
                 seal_finished(self._file)
                 self._file.close()

@@ -1,21 +1,24 @@
 """The numbers of pairs and their fields: measured beside other work, in workers, or of any files; and their table."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import runner
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import QUALITY_FACTS, PairFacts
 from ..errors import UsageError
+from ..progress import progress
 from ..provenance import WITH_QUALITY, alike_apart_from, parsed
 from ..quality import PairQuality, measure
 from .field_inputs import PairInputs, crc32_of, places_of
 
 NAMED = 5  # pairs of a kind that a table names
+LONGEST_RUN = 8  # pairs given to a worker at a time
 
 
 def facts_of(inputs: PairInputs, field: np.ndarray, not_run: bool, failed: bool) -> PairFacts:
@@ -139,6 +142,27 @@ class QualityWork:
                 yield number, measurer.of(pair)
 
 
+def numbers_of_fields(
+    images: Path, fields: Path, pairs: Sequence[int], count: int, workers: int
+) -> dict[str, np.ndarray]:
+    """The numbers, (count,) by name, of the fields in a file, measured anew in workers.
+
+    pairs: the places of the pairs among the images. The fields of other pairs have NaN.
+    """
+    numbers = {name: np.full(count, np.nan, how.dtype) for name, how in QUALITY_FACTS.items()}
+    runs = [pairs[first : first + LONGEST_RUN] for first in range(0, len(pairs), LONGEST_RUN)]
+    work = QualityWork(images, fields, takes_stored=False)
+    with (
+        progress(len(pairs), "pairs measured", "pair") as bar,
+        closing(runner.run(work, runs, workers)) as results,
+    ):
+        for _, found in results:
+            for name, values in numbers.items():
+                values[found.place] = getattr(found.quality, name)
+            bar.update()
+    return numbers
+
+
 # The table
 
 
@@ -158,6 +182,13 @@ class QualityTable:
         numbers = {name: np.concatenate([part[name][:] for part in kept]) for name in QUALITY_FACTS}
         return cls(numbers, np.arange(len(numbers["folded"])))
 
+    @classmethod
+    def of_file(cls, path: Path) -> "QualityTable | None":
+        """The table of a field file; None where it does not hold the numbers."""
+        with open_dataset(path).file as file:
+            table = cls.of_parts([{name: file[name][:] for name in QUALITY_FACTS if name in file}])
+            return replace(table, pairs=file["pair"][:]) if table and "pair" in file else table
+
     def lines(self) -> Iterator[tuple[str, str]]:
         """The lines of the table."""
         after = self.numbers["correlation_after"]
@@ -168,23 +199,22 @@ class QualityTable:
             of = f"median of {'the' if known == len(after) else f'{known} of {len(after)}'} pairs"
             yield "correlation", f"{self._change('correlation')} ({of})"
             yield "by windows", f"{self._change('cpc_median')}; 5th percentile {self._change('cpc_low')}"
-            yield "least alike", self._named(np.flatnonzero(np.isfinite(after)), after, "{:.2f}")
+            yield "least alike", self._named(np.argsort(after)[:known], after, "{:.2f}")
         lengths = self.numbers["displacement_median"], self.numbers["displacement_max"]
         if np.isfinite(lengths[1]).any():
             yield "displacement", f"{np.nanmedian(lengths[0]):.2f} px, the median; {np.nanmax(lengths[1]):.2f} at most"
         folded = self.numbers["folded"]
-        found = np.flatnonzero(folded > 0)
-        yield "folded", f"{len(found)} fields" + (f": {self._named(found, -folded, '{:.2%}')}" if len(found) else "")
+        found = int((folded > 0).sum())
+        most = np.argsort(-folded)[:found]
+        yield "folded", f"{found} fields" + (f": {self._named(most, folded, '{:.2%}')}" if found else "")
 
     def _change(self, name: str) -> str:
         before, after = (_median(self.numbers[f"{name}_{when}"]) for when in ("before", "after"))
         return f"{before:.2f} before, {after:.2f} after"
 
-    def _named(self, which: np.ndarray, values: np.ndarray, how: str) -> str:
-        """Such as "pair 7 (0.12), pair 3 (0.20) and 4 more", those of the smallest values first."""
-        worst = which[np.argsort(values[which], kind="stable")][:NAMED]
-        named = ", ".join(f"pair {self.pairs[place]} ({how.format(abs(values[place]))})" for place in worst)
-        return named + (f" and {len(which) - len(worst)} more" if len(which) > len(worst) else "")
+    def _named(self, order: np.ndarray, values: np.ndarray, how: str) -> str:
+        """The first of some places, with their values: "pair 7 (0.12), pair 3 (0.20)"."""
+        return ", ".join(f"pair {self.pairs[place]} ({how.format(values[place])})" for place in order[:NAMED])
 
 
 def _median(values: np.ndarray) -> float:
