@@ -113,6 +113,26 @@ def test_shards_hold_the_numbers_of_what_the_module_returned(command: Command, t
         assert "least alike" in text
 
 
+WRITES_TO_ITS_INPUTS = """
+def create():
+    def model(src_img, tgt_img, src_agg_field):
+        src_img.zero_()
+        tgt_img *= -1
+        src_agg_field += 1
+        return src_agg_field
+    return model
+"""
+
+
+def test_what_a_module_does_to_its_inputs_does_not_change_the_numbers(command: Command, tmp_path: Path) -> None:
+    images, prior = random_pairs(1), random_fields(1)
+    pyramid_of(tmp_path, WRITES_TO_ITS_INPUTS)
+    paths = put_main(tmp_path / "images.h5", images), put_main(tmp_path / "prior.h5", prior)
+    assert command("generate_fields.py", *fields_arguments(tmp_path, *paths)).code == 0
+    (found,) = numbers_in(tmp_path / "shards" / "0_1.h5")
+    assert same(found, measure(*images[0], prior[0] + 1, prior[0]))
+
+
 def test_fields_that_are_kept_keep_their_numbers(command: Command, tmp_path: Path) -> None:
     pyramid_of(tmp_path)
     images, prior = random_pairs(3), random_fields(3)
