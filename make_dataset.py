@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
     )
     made.add_argument("--min_valid", type=cli.fraction, help="leave out pairs with less valid area in either image")
+    made.add_argument("--quality", action="store_true", help="measure each pair, and put the numbers in the field file")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     cli.add_existing(made)
     cli.add_quiet(made)
@@ -45,6 +46,7 @@ def main(args: argparse.Namespace) -> None:
             missing=args.missing,
             retry_for=args.retry_for,
             min_valid=args.min_valid,
+            quality=args.quality,
             dry_run=args.dry_run,
             existing=cli.existing(args),
         )

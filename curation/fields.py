@@ -116,13 +116,18 @@ def mean_finite_vector(field: np.ndarray) -> np.ndarray | None:
     return np.asarray(field[:, finite].mean(axis=1, dtype=np.float64))
 
 
-def warp(image: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """Pull an image (X, Y) through a field (2, X, Y) of pixels: (X, Y), 0 where a vector is not finite."""
+def warp(image: np.ndarray, field: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Pull an image (X, Y) through a field (2, X, Y) of pixels: (X, Y), 0 where a vector is not finite.
+
+    valid: (X, Y) bool, if given: a pixel is 0, too, if one that it would be interpolated from is not valid, or lies
+    outside the image. A pixel of weight 0 does not count: a field of whole pixels loses nothing but what it pulls from.
+    """
     x_size, y_size = image.shape
     # A border of zeros, one pixel before and two behind, makes "0 outside" an ordinary lookup: positions are
     # clipped to [-1, size], where even the farther neighbour of the last lies in the border.
     framed = np.zeros((x_size + 3, y_size + 3), np.float32)
     framed[1:-2, 1:-2] = image
+    usable = None if valid is None else _usable(valid)
     y_pixels = np.arange(y_size, dtype=np.float32)
     warped = np.empty((x_size, y_size), np.float32)
     for first in range(0, x_size, _ROWS):
@@ -134,16 +139,32 @@ def warp(image: np.ndarray, field: np.ndarray) -> np.ndarray:
             x[~finite] = y[~finite] = -1
         np.clip(x, -1, x_size, out=x)
         np.clip(y, -1, y_size, out=y)
-        warped[rows] = _bilinear(framed, x, y)
+        warped[rows] = _bilinear(framed, usable, x, y)
     return warped
 
 
-def _bilinear(framed: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Values of an image, framed as `warp` does, at positions (x, y) among its own pixels."""
+def _usable(valid: np.ndarray) -> np.ndarray:
+    """(4, X + 3, Y + 3) bool: whether all pixels are valid that a position at or after each one is interpolated from.
+
+    Framed as `warp` does. The four are for positions between pixels; that are whole in y; in x; and in both.
+    """
+    framed = np.zeros((valid.shape[0] + 3, valid.shape[1] + 3), bool)
+    framed[1:-2, 1:-2] = valid
+    along_x, along_y = framed.copy(), framed.copy()
+    along_x[:-1] &= framed[1:]
+    along_y[:, :-1] &= framed[:, 1:]
+    between = along_x.copy()
+    between[:, :-1] &= along_x[:, 1:]
+    return np.stack([between, along_x, along_y, framed])
+
+
+def _bilinear(framed: np.ndarray, usable: np.ndarray | None, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Values of an image, framed as `warp` does, at positions (x, y) among its own pixels; 0 where not usable."""
     x_low, y_low = np.floor(x), np.floor(y)
     x_weight, y_weight = x - x_low, y - y_low
     stride = framed.shape[1]
     index = (x_low.astype(np.intp) + 1) * stride + (y_low.astype(np.intp) + 1)
+    used = None if usable is None else _used(usable, index, x_weight == 0, y_weight == 0)
     pixels = framed.ravel()
     low = pixels.take(index)
     low += (pixels.take(index + 1) - low) * y_weight
@@ -153,7 +174,18 @@ def _bilinear(framed: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     high -= low
     high *= x_weight
     low += high
+    if used is not None:
+        low *= used
     return np.asarray(low)
+
+
+def _used(usable: np.ndarray, index: np.ndarray, whole_x: np.ndarray, whole_y: np.ndarray) -> np.ndarray:
+    """Which positions are interpolated from valid pixels only, (X, Y) bool, by the index of the pixel at each."""
+    used = usable[0].ravel().take(index)
+    whole = np.nonzero(~used & (whole_x | whole_y))
+    if whole[0].size:
+        used[whole] = usable.reshape(4, -1)[2 * whole_x[whole] + whole_y[whole], index[whole]]
+    return np.asarray(used)
 
 
 def rescale(field: np.ndarray, src_mip: int, dst_mip: int, crop: str) -> np.ndarray:

@@ -21,6 +21,9 @@ _FORMAT_KEY = "toolkit_format"
 WHICH_PAIRS = ("spec_sha256", "min_valid", "start", "sections")
 """The parts that say which pairs a file holds, but not what is in a box."""
 
+WITH_QUALITY = "quality"
+"""The part that says whether a file holds the numbers of its pairs; it says nothing of what is in a box either."""
+
 _SPEC, _CUT = "spec_sha256", "spec_without_pairs_sha256"
 
 
@@ -32,6 +35,12 @@ def provenance(**parts: Any) -> Provenance:
 def as_text(made_of: Provenance) -> str:
     """A provenance as JSON, the same text for the same provenance."""
     return json.dumps(dict(made_of), sort_keys=True)
+
+
+def parsed(text: str) -> Provenance:
+    """A provenance from its JSON."""
+    found: Provenance = json.loads(text)
+    return found
 
 
 def stored_in(attributes: Mapping[str, Any]) -> str:

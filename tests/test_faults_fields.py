@@ -196,6 +196,7 @@ def test_what_a_module_prints_goes_to_stderr(more: list[str], run_of: Arguments,
     assert done.returncode == 0, done.stderr
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {
         *("module", "workers", "output", "pairs", "shards", "tried", "not"),
+        *("correlation", "by", "least", "displacement", "folded"),
     }
     for line in ("at import", "at creation", "as it runs", "in C", "in a process of its own"):
         assert line in done.stderr

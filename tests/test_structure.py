@@ -13,7 +13,7 @@ PACKAGE = ROOT / "curation"
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 PLUMBING = {"cli", "errors", "files", "provenance", "runner", "progress", "stores"}
-ARITHMETIC = {"boxes", "fields", "samples"}
+ARITHMETIC = {"boxes", "fields", "quality", "samples"}
 SPEC = {"spec", "pair_selection"}
 
 # What each part may import beside itself.

@@ -78,7 +78,8 @@ class Aligner:
             raise WorkError(f"{self._folder}: {_text(error, self._folder)}") from error
 
     def _tensor(self, array: Any) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        # A copy on the CPU too: the module may write to what it is given, and the pair is measured afterwards.
+        return torch.from_numpy(array).to(self._device, copy=True)
 
     def _field(self, given: Any, shape: tuple[int, int]) -> Any:
         wanted = (1, 2, *shape)

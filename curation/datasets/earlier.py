@@ -1,7 +1,8 @@
 """Boxes of finished files that are the same in a file to be made: what --update keeps, as stored bytes.
 
 A box is the same if it has the same start and role, and its file the same provenance, but for the parts that only say
-which pairs there are. Its bytes are trusted if they are as `checksum` says; those of a damaged box are not.
+which pairs there are, and whether the file holds the numbers of its pairs. Its bytes are trusted if they are as
+`checksum` says; those of a damaged box are not.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..provenance import WHICH_PAIRS, alike_apart_from
+from ..provenance import WHICH_PAIRS, WITH_QUALITY, alike_apart_from
 from .chunks import Chunk
 from .dataset import Dataset, open_dataset
 from .layout import Layout
@@ -112,7 +113,7 @@ def _fitting(paths: Iterable[Path], layout: Layout) -> Iterator[_EarlierFile]:
 def _fits(data: Dataset, layout: Layout) -> bool:
     wanted = {*layout.facts, "start", "crc32", "checksum"}
     return (
-        alike_apart_from(WHICH_PAIRS, json.loads(data.provenance), layout.provenance)
+        alike_apart_from((*WHICH_PAIRS, WITH_QUALITY), json.loads(data.provenance), layout.provenance)
         and data.main.shape[1:] == layout.main[1:]
         and data.main.chunks == layout.chunk
         and wanted <= set(data.file)

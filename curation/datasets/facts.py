@@ -5,7 +5,7 @@ checks, and what the tables after a run count.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,16 +20,31 @@ VOLUMES = ("image", "image.reference", "masks", "field", "field.reference")
 
 @dataclass(frozen=True)
 class Stored:
-    """How a fact is stored, and the lowest and highest that it may be; it is never NaN."""
+    """How a fact is stored, and the lowest and highest that it may be. may_be_nan: where there is nothing to tell."""
 
     dtype: str
     shape: tuple[int, ...] = ()
     low: float = -math.inf
     high: float = math.inf
+    may_be_nan: bool = False
+
+    def allows(self, values: np.ndarray) -> np.ndarray:
+        """Which of some values it may have."""
+        within = (values >= self.low) & (values <= self.high)
+        return np.asarray(within | np.isnan(values) if self.may_be_nan else within)
+
+    @property
+    def wanted(self) -> str:
+        """What it may be, for messages."""
+        return f"{self.low} to {self.high}" + (", or NaN" if self.may_be_nan else "")
 
 
 def _stored(dtype: str, shape: tuple[int, ...] = (), low: float = -math.inf, high: float = math.inf) -> Any:
     return field(metadata={"stored": Stored(dtype, shape, low, high)})
+
+
+def _measured(low: float, high: float = math.inf) -> Any:
+    return field(metadata={"stored": Stored("<f4", low=low, high=high, may_be_nan=True)})
 
 
 def _flag() -> Any:
@@ -66,7 +81,23 @@ class BoxFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairFacts:
+class QualityFacts:
+    """The numbers of a pair and its field, as `quality.PairQuality` explains them: datasets, (N,), in a field file."""
+
+    correlation_before: float = _measured(-1, 1)
+    correlation_after: float = _measured(-1, 1)
+    cpc_median_before: float = _measured(-1, 1)
+    cpc_low_before: float = _measured(-1, 1)
+    cpc_median_after: float = _measured(-1, 1)
+    cpc_low_after: float = _measured(-1, 1)
+    displacement_median: float = _measured(0)
+    displacement_max: float = _measured(0)
+    folded: float = _measured(0, 1)
+    roughness: float = _measured(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFacts(QualityFacts):
     """What is known of a pair's field; each fact is a dataset of its name, (N,), in a field file.
 
     not_run: an image of the pair is all 0, so that its field is the prior. failed: the aligner failed, so that the
@@ -79,11 +110,12 @@ class PairFacts:
 
 
 BOX_FACTS: Mapping[str, Stored] = {each.name: each.metadata["stored"] for each in fields(BoxFacts)}
+QUALITY_FACTS: Mapping[str, Stored] = {each.name: each.metadata["stored"] for each in fields(QualityFacts)}
 PAIR_FACTS: Mapping[str, Stored] = {each.name: each.metadata["stored"] for each in fields(PairFacts)}
 
 FIELD_FILE_FACTS = ("translation", "no_vector")  # of a box's facts those that its field shows
 
 
-def stacked(facts: Sequence[PairFacts]) -> dict[str, np.ndarray]:
-    """The datasets that hold the facts of pairs, in their order."""
-    return {name: np.array([getattr(each, name) for each in facts], how.dtype) for name, how in PAIR_FACTS.items()}
+def stacked(facts: Sequence[Any], names: Iterable[str] = PAIR_FACTS) -> dict[str, np.ndarray]:
+    """The datasets that hold some facts of pairs, by their names; facts: of each pair an object that has them."""
+    return {name: np.array([getattr(each, name) for each in facts], PAIR_FACTS[name].dtype) for name in names}

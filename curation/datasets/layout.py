@@ -15,7 +15,7 @@ import numpy as np
 from .. import __version__
 from ..provenance import Provenance, as_text
 from .chunks import DEFLATE_LEVEL
-from .facts import BOX_FACTS
+from .facts import BOX_FACTS, PAIR_FACTS
 from .seal import begun_seal, seal_begun
 
 
@@ -25,7 +25,8 @@ class Layout:
 
     main: its shape, (N, 2, X, Y). chunk_roles: chunks a sample, 2 in an image file and 1 in a field file.
     arrays: what is known from the beginning, with the samples along axis 0, such as `start`, (N, 2, 3). facts: the
-    names of `BoxFacts` that it will hold. provenance: what shapes the content, compared on resuming. attributes: the
+    names of `BoxFacts` that it will hold. pair_facts: those of `PairFacts`, which are written when all boxes are there.
+    provenance: what shapes the content, compared on resuming. attributes: the
     file's, beside the toolkit's own.
     """
 
@@ -35,6 +36,7 @@ class Layout:
     facts: tuple[str, ...]
     provenance: Provenance
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    pair_facts: tuple[str, ...] = ()
 
     @property
     def chunk(self) -> tuple[int, int, int, int]:
@@ -60,6 +62,8 @@ class Layout:
         for name in self.facts:
             how = BOX_FACTS[name]
             file.create_dataset(name, (samples, 2, *how.shape), how.dtype)
+        for name in self.pair_facts:
+            file.create_dataset(name, (samples,), PAIR_FACTS[name].dtype)
         file.create_dataset("crc32", (samples, self.chunk_roles), "<u4")
         file.create_dataset("checksum", (samples, 2), "<u8")
         self.set_attributes(file)

@@ -17,12 +17,12 @@ import numpy as np
 
 from ..errors import UsageError
 from ..provenance import fingerprint
-from .facts import BOX_FACTS
+from .facts import BOX_FACTS, PAIR_FACTS
 
 SEAL = "seal"
 _LENGTH = 64  # hexadecimal digits of a SHA-256
 
-GROWING = frozenset({"main", "crc32", "checksum", *BOX_FACTS})
+GROWING = frozenset({"main", "crc32", "checksum", *BOX_FACTS, *PAIR_FACTS})
 """The datasets of which only the form is known when a file is begun."""
 
 # What HDF5 tells of a type; not every type has all of it.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -92,8 +93,23 @@ class Writer:
             self._sync.start()
         self._touched.clear()
 
-    def finish(self, keep: np.ndarray | None = None) -> None:
-        """Check the whole file, and move it into its place: all samples, or those of `keep`, (N,) bool."""
+    @contextmanager
+    def readable(self) -> Iterator[Path]:
+        """The unfinished file, closed meanwhile so that anybody can read it."""
+        self.commit()
+        with failing(self._partial):
+            self._file.close()
+        yield self._partial
+        with failing(self._partial):
+            self._file = h5py.File(self._partial, "r+")
+
+    def finish(
+        self, keep: np.ndarray | None = None, pair_facts: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> None:
+        """Check the whole file, and move it into its place: all samples, or those of `keep`, (N,) bool.
+
+        pair_facts: the values, (N,), of those that the layout names.
+        """
         self.commit()
         with failing(self._partial):
             self._sync.wait()
@@ -104,24 +120,27 @@ class Writer:
             wanted = len(self._entries) * self.layout.chunk_roles
             if stored != wanted:
                 raise WorkError(f"{self._partial}: holds {stored} chunks of {wanted}")
+            of_pairs = {name: pair_facts[name] for name in self.layout.pair_facts}
+            for name, values in of_pairs.items():
+                self._file[name][...] = values
+            known = {**self.facts, **of_pairs, "crc32": self._crc32, "checksum": self._entries}
             if keep is None or keep.all():
                 seal_finished(self._file)
                 self._file.close()
-                self._check_reads_back(self._partial, self.layout, np.arange(len(self._entries)))
+                self._check_reads_back(self._partial, self.layout, known)
                 publish(self._partial, self.target)
             else:
-                self._finish_some(keep)
+                self._finish_some(keep, known)
 
-    def _check_reads_back(self, path: Path, layout: Layout, samples: np.ndarray) -> None:
-        """Compare a closed file of some samples, (M,), with what was put: damaged HDF5 metadata can hide until then."""
-        known = {**self.facts, "crc32": self._crc32, "checksum": self._entries}
+    def _check_reads_back(self, path: Path, layout: Layout, known: Mapping[str, np.ndarray]) -> None:
+        """Compare a closed file with what is known of its samples: damaged HDF5 metadata can hide until then."""
         with h5py.File(path, "r") as file:
             alike = begun_seal(file) == layout.begun_seal() and seal_fault(file) is None
-            alike = alike and all(np.array_equal(file[name][:], values[samples]) for name, values in known.items())
-            if not (alike and is_sound(file, self._entries[samples])):
+            alike = alike and all(np.array_equal(file[name][:], known[name], equal_nan=True) for name in known)
+            if not (alike and is_sound(file, known["checksum"])):
                 raise WorkError(f"{path}: damaged, as it reads back; the same command makes it again")
 
-    def _finish_some(self, keep: np.ndarray) -> None:
+    def _finish_some(self, keep: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
         """Copy the samples that are kept to a new file, and publish that: HDF5 cannot drop samples from a file."""
         kept = np.flatnonzero(keep)
         layout = self.layout.of_samples(kept)
@@ -129,9 +148,11 @@ class Writer:
         copy = self._partial.with_name(self._partial.name.replace(".partial.", ".kept.partial."))
         with created(copy, layout) as file:
             copy_stored(self._file, file, layout, kept, self._entries[kept])
+            for name in layout.pair_facts:
+                file[name][...] = known[name][kept]
             seal_finished(file)
         self._file.close()
-        self._check_reads_back(copy, layout, kept)
+        self._check_reads_back(copy, layout, {name: values[kept] for name, values in known.items()})
         publish(copy, self.target)
         self._partial.unlink()
 

@@ -28,6 +28,7 @@ from ..files import Existing, check_destination, lock_path, locked, make_folder
 from ..progress import progress
 from .box_tasks import BoxResult, BoxTask, box_tasks, repeats, runs_of
 from .box_work import BoxWork
+from .pair_quality import numbers_of_fields
 from .report import Plan, Report, free_bytes, report_of
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class BoxJob:
     """Pairs of boxes to be cut, and the files that they go to.
 
     work: how a box is cut. starts: (N, 2, 3) MIP-0 voxels. images, residuals: the image file, and the field file if
-    the spec has a field. min_valid: a pair is left out if either of its images has a smaller fraction of valid pixels.
+    the spec has a field; the field file holds the numbers of the pairs too, if its layout names them. min_valid: a pair
+    is left out if either of its images has a smaller fraction of valid pixels.
     """
 
     work: BoxWork
@@ -255,8 +257,9 @@ def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> R
         done = files.done(len(job.starts))
         retries = cut_boxes(job.work, box_tasks(job.starts, done), parallel, files.put)
         keep = _pairs_to_keep(job, images)
+        numbers = _numbers(job, images, residuals, keep, parallel)
         for writer in files.writers():
-            writer.finish(keep)
+            writer.finish(keep, numbers)
     others = {path for boxes in kept.earlier.values() for path in boxes.paths} - set(paths)
     return report_of(
         job.images.path,
@@ -281,6 +284,20 @@ def _pairs_to_keep(job: BoxJob, images: Writer | None) -> np.ndarray:
         least = f"{job.min_valid:g}"
         raise WorkError(f"no pair has a valid area of {least} in both images; the same with a lower --min_valid?")
     return np.asarray(keep)
+
+
+def _numbers(
+    job: BoxJob, images: Writer | None, residuals: Writer | None, keep: np.ndarray, parallel: int
+) -> dict[str, np.ndarray]:
+    """The numbers of the pairs that are kept, (N,) by name, if the unfinished field file is to hold them."""
+    if residuals is None or not residuals.layout.pair_facts:
+        return {}
+    with ExitStack() as stack:
+        if images is None:  # finished, and holds only the pairs that are kept
+            path, pairs = job.images.path, list(range(np.count_nonzero(keep)))
+        else:
+            path, pairs = stack.enter_context(images.readable()), np.flatnonzero(keep).tolist()
+        return numbers_of_fields(path, stack.enter_context(residuals.readable()), pairs, len(keep), parallel)
 
 
 def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callable[[BoxTask, BoxResult], None]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
-from ..datasets.facts import BOX_FACTS, SOURCE, TARGET
+from ..datasets.facts import BOX_FACTS, PAIR_FACTS, SOURCE, TARGET
 from ..datasets.layout import Layout
 from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.probe import check_undamaged
@@ -22,6 +22,8 @@ from ..errors import UsageError, WorkError
 from ..files import Existing, check_destination, check_name, lock_path, locked, make_folder
 from ..progress import progress
 from ..provenance import provenance
+from .pair_quality import QualityTable
+from .report import table
 
 COMMIT_BYTES = 16 * 2**20  # copied between two commits
 
@@ -38,6 +40,7 @@ class Joined:
     shards: int
     resumed: int
     strays: tuple[str, ...]
+    quality: QualityTable | None
     done_already: bool = False
 
     def __str__(self) -> str:
@@ -48,7 +51,7 @@ class Joined:
             text += f", {self.resumed} pairs found done"
         if self.strays:
             text += f"; not shards, left alone: {', '.join(self.strays)}"
-        return text
+        return "\n".join([text, *([table(self.quality.lines())] if self.quality else [])])
 
 
 @dataclass(frozen=True)
@@ -85,22 +88,23 @@ def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.RE
         check_alike(shards)
         pairs = check_cover(shards)
         layout = _layout(shards, pairs)
+        quality = QualityTable.of_parts(shard.arrays for shard in shards)
         left = partial_path(target).exists() or lock_path(target).exists()  # of a run that was killed, or is at work
         if is_finished(target, layout.provenance, existing) and not left:
-            return Joined(dst_path, pairs, len(shards), pairs, strays, done_already=True)
+            return Joined(dst_path, pairs, len(shards), pairs, strays, quality, done_already=True)
         check_destination(target.parent)
         make_folder(target.parent)
         stack.enter_context(locked(target))
         if is_finished(target, layout.provenance, existing):
             partial_path(target).unlink(missing_ok=True)  # of a run that was killed before it deleted the file
-            return Joined(dst_path, pairs, len(shards), pairs, strays, done_already=True)
+            return Joined(dst_path, pairs, len(shards), pairs, strays, quality, done_already=True)
         if of_another_origin(partial_path(target), layout.provenance):
             partial_path(target).unlink(missing_ok=True)
         writer = stack.enter_context(Writer(target, layout))
         resumed = int(np.logical_and.reduce(writer.done, axis=1).sum())
         _copy(shards, writer)
-        writer.finish()
-    return Joined(dst_path, pairs, len(shards), resumed, strays)
+        writer.finish(pair_facts={name: _joined(shards, name) for name in layout.pair_facts})
+    return Joined(dst_path, pairs, len(shards), resumed, strays, quality)
 
 
 def _find(folder: Path) -> tuple[list[tuple[Path, Shard]], tuple[str, ...]]:
@@ -162,13 +166,17 @@ def check_cover(shards: list[ReadShard]) -> int:
 def _layout(shards: list[ReadShard], pairs: int) -> Layout:
     first = shards[0]
     names = [name for name in first.arrays if all(name in shard.arrays for shard in shards)]
-    arrays = {name: np.concatenate([shard.arrays[name] for shard in shards]) for name in names if name not in BOX_FACTS}
+    arrays = {name: _joined(shards, name) for name in names if name not in BOX_FACTS and name not in PAIR_FACTS}
     attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_SHARD}
     made_of = provenance(
         shards=[[shard.path.name, shard.fingerprint] for shard in shards], origin=first.alike["provenance"]
     )
-    facts = tuple(name for name in names if name in BOX_FACTS)
-    return Layout((pairs, *first.alike["shape"]), 1, arrays, facts, made_of, attributes)
+    facts, pair_facts = (tuple(name for name in names if name in known) for known in (BOX_FACTS, PAIR_FACTS))
+    return Layout((pairs, *first.alike["shape"]), 1, arrays, facts, made_of, attributes, pair_facts)
+
+
+def _joined(shards: list[ReadShard], name: str) -> np.ndarray:
+    return np.concatenate([shard.arrays[name] for shard in shards])
 
 
 def _is_known(dataset: Any, main: h5py.Dataset) -> bool:

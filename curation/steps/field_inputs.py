@@ -28,8 +28,8 @@ class PairInputs:
 
     def checksums(self) -> Checksums:
         """Their checksums."""
-        source, target = map(_crc32, self.images)
-        return source, target, 0 if self.prior is None else _crc32(self.prior)
+        source, target = map(crc32_of, self.images)
+        return source, target, 0 if self.prior is None else crc32_of(self.prior)
 
     @property
     def prior_or_zeros(self) -> np.ndarray:
@@ -109,7 +109,8 @@ class Matched:
             yield "prior of 0", f"{count}, there being no previous field ({numbered(self.zero_priors)})"
 
 
-def _crc32(values: np.ndarray) -> int:
+def crc32_of(values: np.ndarray) -> int:
+    """The checksum of an image or a field, as `crc32` in files."""
     return int(isal_zlib.crc32(np.ascontiguousarray(values, "<f4")))
 
 
@@ -125,7 +126,7 @@ def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, miss
     prior = open_dataset(prev_field_path)
     _check(images, "image", src_mip)
     _check(prior, "field", src_mip)
-    prior_of = _matched(images, prior)
+    prior_of = places_of(images, prior)
     missing = np.flatnonzero(prior_of < 0)
     if len(missing) and missing_prior == "stop":
         raise UsageError(
@@ -135,8 +136,11 @@ def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, miss
     return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1))
 
 
-def _matched(images: Dataset, prior: Dataset) -> np.ndarray:
-    """The place of each pair's prior, (N,), -1 where there is none: by `start` if both have it, else by order."""
+def places_of(images: Dataset, prior: Dataset) -> np.ndarray:
+    """The place of each pair's prior, or other field, (N,), -1 where there is none: by `start` if both have it.
+
+    Otherwise pairs and fields belong together by their order. A `UsageError` if they cannot.
+    """
     shapes = [each.main.shape for each in (images, prior)]
     by_start = all("start" in each.arrays for each in (images, prior))
     if shapes[0][1:] != shapes[1][1:] or (not by_start and shapes[0] != shapes[1]):

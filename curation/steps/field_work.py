@@ -28,6 +28,7 @@ from ..errors import WorkError
 from ..provenance import Provenance
 from .field_inputs import Checksums, FieldInputs, PairInputs, open_inputs
 from .kept_fields import KeptFields, KeptReader, key_of
+from .pair_quality import facts_of
 
 if TYPE_CHECKING:
     from ..aligners.aligner import Aligner
@@ -101,11 +102,11 @@ class _ReadPair:
 
 @dataclass
 class _PendingShard:
-    """A shard whose pairs are being done: what is known of those that are, and their chunks, which may be under way."""
+    """A shard whose pairs are being done: their chunks and what is known of them, which may be under way."""
 
     shard: Shard
     chunks: list[Future[Chunk]] = field(default_factory=list)
-    facts: list[PairFacts] = field(default_factory=list)
+    facts: list[Future[PairFacts]] = field(default_factory=list)
     checksums: list[Checksums] = field(default_factory=list)
     kept: int = 0
     failed: bool = False
@@ -163,7 +164,7 @@ class FieldWork:
         if found.kept is not None:
             chunk, facts = found.kept
             pending.kept += 1
-            pending.facts.append(facts)
+            pending.facts.append(encoder.submit(lambda: facts))
             pending.chunks.append(encoder.submit(lambda: chunk))
         elif found.inputs is not None:
             self._made(pending, pair, found.inputs, aligner, encoder)
@@ -191,8 +192,7 @@ class FieldWork:
             runner.say(failure)
             if self.options.failed == "nan":
                 made = np.full_like(made, np.nan)
-        nonfinite = int((~np.isfinite(made)).any(axis=0).sum())
-        pending.facts.append(PairFacts(not_run=black, failed=failure is not None, nonfinite=nonfinite))
+        pending.facts.append(encoder.submit(facts_of, inputs, made, black, failure is not None))
         pending.chunks.append(encoder.submit(self._encoded, made))
 
     def _encoded(self, found: np.ndarray) -> Chunk:
@@ -210,6 +210,7 @@ class FieldWork:
     def _layout(self, pending: _PendingShard, images: Dataset) -> Layout:
         options, shard = self.options, pending.shard
         known = {name: values[shard.first : shard.last] for name, values in images.arrays.items()}
+        facts = stacked([each.result() for each in pending.facts])
         made_from = {"input_crc32": np.array(pending.checksums, "<u4")}
         inherited = [name for name in ("spec", "spec_sha256", "anchor") if name in images.attributes]
         attributes = {
@@ -223,7 +224,7 @@ class FieldWork:
         if pending.failed:
             attributes["failed"] = options.failed
         shape = (shard.count, *images.main.shape[1:])
-        return Layout(shape, 1, {**known, **stacked(pending.facts), **made_from}, (), self.provenance, attributes)
+        return Layout(shape, 1, {**known, **facts, **made_from}, (), self.provenance, attributes)
 
 
 def tried(work: FieldWork, shards: Sequence[Shard]) -> int | None:

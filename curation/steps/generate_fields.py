@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .. import fields, runner
 from ..aligners.pyramid import Module, check_params, content_hash, find_module
 from ..datasets.dataset import open_dataset
+from ..datasets.facts import QUALITY_FACTS
 from ..datasets.probe import check_undamaged
 from ..datasets.shards import Shard
 from ..errors import UsageError, WorkError, numbered
@@ -26,6 +27,7 @@ from .field_inputs import FieldInputs, Matched
 from .field_shards import LOCKED, FoundShards, find_shards, move_aside
 from .field_work import Failure, FieldWork, GenerateFieldsOptions, tried
 from .kept_fields import KeptFields, kept_fields
+from .pair_quality import QualityTable
 from .report import free_bytes, size_text, table
 
 
@@ -45,6 +47,7 @@ class Generated:
     not_run: int
     with_nonfinite: int
     failed: tuple[int, ...]
+    quality: QualityTable | None
 
     def __str__(self) -> str:
         found = "done already" if self.done else f"{self.resumed} of them found done"
@@ -56,6 +59,7 @@ class Generated:
             ("not run", f"{self.not_run}, an image being all 0"),
             ("not finite", f"{self.with_nonfinite} fields with such vectors"),
             *([("failed", f"{len(self.failed)} ({numbered(self.failed)})")] if self.failed else []),
+            *(self.quality.lines() if self.quality else []),
         ]
         return table(lines)
 
@@ -216,13 +220,23 @@ def _generated(
     """What shards that hold all pairs say of them."""
     not_run = with_nonfinite = 0
     failed: list[int] = []
-    for shard in shards:
+    numbers = []
+    for shard in sorted(shards, key=lambda shard: shard.first):
         with open_dataset(Path(options.temp_dir) / shard.name).file as file:
             not_run += int(file["not_run"][:].sum())
             with_nonfinite += int((file["nonfinite"][:] > 0).sum())
             failed += (shard.first + np.flatnonzero(file["failed"][:])).tolist()
+            numbers.append({name: file[name][:] for name in QUALITY_FACTS})
     return Generated(
-        options.temp_dir, inputs.matched(), resumed, kept, done, not_run, with_nonfinite, tuple(sorted(failed))
+        options.temp_dir,
+        inputs.matched(),
+        resumed,
+        kept,
+        done,
+        not_run,
+        with_nonfinite,
+        tuple(failed),
+        QualityTable.of_parts(numbers),
     )
 
 

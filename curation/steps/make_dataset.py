@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS
+from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS, QUALITY_FACTS
 from ..datasets.layout import Layout, any_image_name, field_name, image_name
 from ..errors import UsageError
 from ..files import Existing
-from ..provenance import provenance, sha256
+from ..provenance import WITH_QUALITY, provenance, sha256
 from ..spec import Spec, note_json, read_spec
 from .box_job import BoxJob, OutputFile, cut_boxes, plan_box_jobs, plan_of, run_box_jobs, warm_up
 from .box_tasks import BoxResult, BoxTask, box_tasks
@@ -27,7 +27,8 @@ class MakeDatasetOptions:
     name: of the files, without `.h5`; None: after the first pair's source. decimals: of stored fields, None for all
     there are. missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes
     without any chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid
-    pixels. retry_for: seconds for which a store that is away is waited for.
+    pixels. retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the
+    numbers of the pairs too.
     """
 
     spec_path: str
@@ -39,6 +40,7 @@ class MakeDatasetOptions:
     missing: str | None = None
     min_valid: float | None = None
     retry_for: float = RETRY_FOR_S
+    quality: bool = False
     existing: Existing = Existing.REFUSED
     dry_run: bool = False
 
@@ -72,6 +74,8 @@ def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
             raise UsageError("--min_valid leaves pairs out of files; a layer has a section for each")
         if options.name is not None:
             raise UsageError("--name is of files; a layer has the name of its --dst_path")
+        if options.quality:
+            raise UsageError("--quality measures pairs for the field file; with a layer there is none")
         return _make_layer(spec, options)
     job = box_job(spec, options)
     if options.dry_run:
@@ -86,12 +90,10 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
     text = spec.text()
     of_spec = _of_spec(spec, text)
     missing = options.missing or "black"
-    made_of = provenance(
-        **of_spec,
-        field_decimals=options.decimals,
-        min_valid=options.min_valid,
-        missing=missing,
-    )
+    if options.quality and spec.field is None:
+        raise UsageError("--quality measures what the field makes of each pair, and this spec has no field")
+    parts = {**of_spec, "field_decimals": options.decimals, "min_valid": options.min_valid, "missing": missing}
+    made_of = provenance(**parts)
     attributes: dict[str, Any] = {
         "spec": text,
         "spec_sha256": of_spec["spec_sha256"],
@@ -111,6 +113,9 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
     if spec.field is not None:
         attributes = {**attributes, "decimals": "none" if options.decimals is None else options.decimals}
         layout = Layout(shape, 1, arrays, FIELD_FILE_FACTS, made_of, attributes)
+        if options.quality:
+            with_quality = provenance(**parts, **{WITH_QUALITY: True})
+            layout = replace(layout, provenance=with_quality, pair_facts=tuple(QUALITY_FACTS))
         earlier_field = None if earlier is None else field_name(earlier, options.suffix)
         residuals = OutputFile(folder / field_name(name, options.suffix), layout, earlier_field)
     return BoxJob(

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import BOX_FACTS, ROLES, VOLUMES
+from .pair_quality import QualityTable
 
 NAMED = 5  # places of a kind that are named; the rest is in the file
 
@@ -86,6 +87,7 @@ class Report:
     retries: int = 0
     left_out: int = 0
     min_valid: float | None = None
+    quality: QualityTable | None = None
     done_already: bool = False
 
     def __str__(self) -> str:
@@ -112,6 +114,8 @@ class Report:
         yield "zero variance", self._images(self.facts["zero_variance"] != 0)
         yield "no vector", self._images(self.facts["no_vector"] != 0)
         yield "retries", str(self.retries)
+        if self.quality is not None:
+            yield from self.quality.lines()
 
     def _distinct(self) -> np.ndarray:
         """(N, 2) bool: one place for each distinct box."""
@@ -151,7 +155,8 @@ class Report:
 
 
 def report_of(target: Path, outputs: Sequence[Path], **of_this_run: Any) -> Report:
-    """The report of a finished image file, which may be one of several outputs. of_this_run: what it cannot tell."""
+    """The report of a finished image file, beside which there may be a field file. of_this_run: what it cannot tell."""
+    tables = [QualityTable.of_file(path) for path in outputs if path != target]
     data = open_dataset(target)
     with data.file as file:
         return Report(
@@ -162,5 +167,6 @@ def report_of(target: Path, outputs: Sequence[Path], **of_this_run: Any) -> Repo
             volumes=json.loads(file.attrs.get("volumes", "{}")),
             left_out=len(file["left_out"]) if "left_out" in file else 0,
             min_valid=file.attrs.get("min_valid"),
+            quality=tables[0] if tables else None,
             **of_this_run,
         )

@@ -72,9 +72,9 @@ def _fact_faults(data: Dataset) -> Iterator[str]:
     for name, how in {**BOX_FACTS, **PAIR_FACTS}.items():
         if name in data.file:
             values = data.file[name][:]
-            for place in np.argwhere(~((values >= how.low) & (values <= how.high)))[:1].tolist():
+            for place in np.argwhere(~how.allows(values))[:1].tolist():
                 role = f" {ROLES[place[1]]}" if name in BOX_FACTS else ""
-                yield f"{name} of pair {place[0]}{role} is {values[tuple(place)]}: want {how.low} to {how.high}"
+                yield f"{name} of pair {place[0]}{role} is {values[tuple(place)]}: want {how.wanted}"
 
 
 _BUT_CHUNKS = {"seal": _seal_faults, "attributes": _attribute_faults, "facts": _fact_faults}

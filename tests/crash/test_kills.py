@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from crashing import Nursery, dying
-from steps import AT_WORK, Inputs, Step, alive, each_step, finishes, sweep, waited
+from small_jobs import differing, leftovers
+from steps import AT_WORK, PAIRS, Inputs, Step, alive, each_step, finishes, new_folder, sweep, waited
 
 KILLS = 20  # make torture has 500
 UNLINKING = "curation.steps.generate_fields.Path.unlink"
+RENAMING = "curation.datasets.writer.publish"
 NEW_PAIRS = 6  # of those that an update runs
 
 
@@ -63,6 +65,24 @@ def test_killed_again_and_again_it_gets_there(step: Step, nursery: Nursery, out:
             call.after(partial(dying, AT_WORK.get(step.name, "curation.datasets.writer.Writer.put"), 3))
         ).killed
     assert finishes(nursery, step, call, out) == []
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    "name", ["curation.steps.pair_quality.measure", "curation.datasets.writer.seal_finished", RENAMING]
+)
+def test_killed_while_pairs_are_measured_or_the_numbers_are_written_it_goes_on(
+    name: str, at: int, nursery: Nursery, inputs: Inputs, tmp_path: Path, out: Path
+) -> None:
+    reference = new_folder(tmp_path / "reference")
+    nursery.finish(inputs.make_dataset(reference, quality=True))
+    call = inputs.make_dataset(out, quality=True)
+    assert nursery.run(call.after(partial(dying, name, at))).killed
+    ended = nursery.finish(call)
+    assert ended.resumed == (2 * PAIRS)
+    assert leftovers(out) == []
+    for path in reference.iterdir():
+        assert differing(out / path.name, path) == []
 
 
 @pytest.mark.parametrize("name", ["make_dataset", "generate_fields"])
