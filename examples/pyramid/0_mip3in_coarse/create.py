@@ -4,12 +4,12 @@ import registration
 
 
 def create(
-    radius: int = 5, spacing: float = 12.0, smoothness: float = 0.5, iterations: int = 60
+    radius: int = 5, spacing: float = 8.0, smoothness: float = 0.005, iterations: int = 10
 ) -> registration.Aligner:
     """An aligner that looks up to `6 * radius + 2` pixels from the prior, at a quarter, half and full size.
 
     spacing: pixels between control points; smoothness: larger is smoother (see `registration.bending`);
-    iterations: of gradient refinement.
+    iterations: of the refinement.
     """
     searches = (
         registration.Search(scale=4, radius=radius),
@@ -17,5 +17,5 @@ def create(
         registration.Search(scale=1, radius=2),
     )
     return registration.Aligner(
-        registration.Settings(searches, spacing=spacing, smoothness=smoothness, refine_iterations=iterations)
+        registration.Settings(searches, spacing=spacing, smoothness=smoothness, iterations=iterations)
     )

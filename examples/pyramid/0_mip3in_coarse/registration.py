@@ -1,17 +1,19 @@
-"""Registration of two EM sections without any training: block matching, then gradient refinement.
+"""Registration of two EM sections without any training: block matching, then least squares.
 
 Conventions. An image is (1, 1, X, Y) with x first, normalised to mean 0; exactly 0 is invalid (black,
 masked) and takes no part. A field f is (1, 2, X, Y) in pixels; component 0 displaces along y (the last axis),
 component 1 along x, and `pull(image, f)[x, y] = image[x + f[1, x, y], y + f[0, x, y]]`.
 
-The result is `prior + residual`, the residual a cubic B-spline on a coarse grid of control points, so it is
-smooth whatever the images hold. It is found in two steps, after Siebert, Hansen & Heinrich, "ConvexAdam:
-Self-Configuring Dual-Optimization-Based 3D Multitask Medical Image Registration", IEEE TMI 2024:
+The field is found in two steps:
 
 1. `search`, from the coarsest level to the finest: normalised cross-correlation (NCC) around every control
-   point for every whole-pixel shift within a radius, then a smooth field that agrees with it ("coupled
-   convex"). It sees far and has no starting point to be trapped at.
-2. `refine`: Adam on the control points, for local NCC and smoothness. It is exact to a fraction of a pixel.
+   point for every whole-pixel shift within a radius, then a smooth field that agrees with it (the "coupled convex"
+   step of Siebert, Hansen & Heinrich, "ConvexAdam", IEEE TMI 2024). It sees far and has no starting point to be
+   trapped at.
+2. `refine`: the images' differences are linearised around every control point, and one least-squares problem for all
+   points gives a step; the field is pulled through it, and so on. This is the method of Lucas & Kanade with the
+   smoothness of Horn & Schunck (Bruhn, Weickert & Schnörr, "Lucas/Kanade meets Horn/Schunck", IJCV 2005). It finds
+   fractions of a pixel. Only the steps are held smooth, not what they add up to, so a large distortion costs nothing.
 
 Neighbouring EM sections correlate at about 0.2, so a single block often has its best match in a wrong place.
 Hence NCC (blind to local brightness and contrast), windows much wider than the grid's spacing, and neighbours
@@ -23,6 +25,7 @@ need not divide each other, borders need no padding, and a GPU gives the same bi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,12 +52,24 @@ class Settings:
     """How to register. Lengths are in pixels of the input unless said."""
 
     searches: tuple[Search, ...]
-    spacing: float = 16.0  # between control points
-    couplings: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)  # NCC lost a squared pixel from the mean
-    refine_window: float = 10.0  # standard deviation of its Gaussian window
-    refine_iterations: int = 60
-    learning_rate: float = 0.25  # pixels an iteration, about
-    smoothness: float = 1.0  # NCC given up for a unit of `bending`
+    spacing: float = 8.0  # between control points
+    smoothness: float = 0.005  # what a unit of a step's `bending` costs against squared grey values
+    stiffness: float = 0.0
+    window: float = 9.0
+    blur: float = 2.0
+    iterations: int = 10  # of the refinement, at each of its scales
+    scales: tuple[float, ...] = (1,)  # of the refinement, the coarsest first
+
+
+POLARITY_SEARCH = Search(scale=4, radius=4)
+SEARCH_SPACING = 12.0  # between the control points of the block matching
+COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3)  # NCC lost a squared pixel from the mean
+
+# Of the refinement, in pixels of a level:
+WINDOW = 9.0  # standard deviation of the Gaussian window around a control point
+BLUR = 2.0  # of the Gaussian that images are blurred with: EM is noisy
+CONTRAST_WINDOW = 30.0  # of the Gaussian window in which brightness and contrast are made equal
+LONGEST_STEP = 2.0
 
 
 class Aligner(torch.nn.Module):
@@ -72,16 +87,25 @@ class Aligner(torch.nn.Module):
 def register(src: Tensor, tgt: Tensor, prior: Tensor | None, settings: Settings) -> Tensor:
     """The field (1, 2, X, Y) that pulls `src` onto `tgt`, both (1, 1, X, Y); it starts from `prior`."""
     size = check_images(src, tgt)
-    # The caller may be in inference mode, whose tensors Adam cannot differentiate; copies made here it can.
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         src, tgt = usable(src), usable(tgt)
-        prior = start_field(prior, src)
-        nodes = tuple(max(3, round(n / settings.spacing)) for n in size)
-        residual = src.new_zeros(1, 2, *nodes)
-        for stage in settings.searches:
-            residual = search(Level.of(src, tgt, prior, nodes, stage.scale), residual, stage, settings)
-        residual = refine(Level.of(src, tgt, prior, nodes, scale=1), residual, settings)
-        return prior + spline(residual, size)
+        field = start_field(prior, src)
+        base = field
+        src = src * polarity(src, tgt, field, settings)
+        if settings.searches:
+            nodes = grid(size, SEARCH_SPACING)
+            residual = src.new_zeros(1, 2, *nodes)
+            for stage in settings.searches:
+                residual = search(Level.of(src, tgt, field, nodes, stage.scale), residual, stage)
+            field = field + spline(residual, size)
+        for scale in settings.scales:
+            field = refine(src, tgt, field, base, scale, settings)
+        return field
+
+
+def grid(size: tuple[int, ...], spacing: float) -> tuple[int, ...]:
+    """The number of control points, along x and along y, that stand about `spacing` pixels apart."""
+    return tuple(max(4, round(n / spacing)) for n in size)
 
 
 def check_images(src: Tensor, tgt: Tensor) -> tuple[int, int]:
@@ -174,16 +198,21 @@ def pool_valid(image: Tensor, pooling: tuple[Tensor, ...]) -> Tensor:
 # --- the two searches
 
 
-def search(level: Level, residual: Tensor, stage: Search, settings: Settings) -> Tensor:
+def search(level: Level, residual: Tensor, stage: Search) -> Tensor:
     """One step of block matching: a better residual (1, 2, *nodes), in pixels of the input."""
     field = level.field(residual)
+    scores = all_scores(level, field, stage)
+    step = couple(scores, all_shifts(stage.radius, field), level.nodes)
+    return residual_after(level, field, step)
+
+
+def all_scores(level: Level, field: Tensor, stage: Search) -> Tensor:
+    """The NCC of every shift around every control point, (D, nodes), of the source pulled by a field."""
     moved = pull(level.src, field)
     moved = torch.cat([moved[:, :1], whole(moved[:, 1:])], dim=1)
+    windows = node_windows(level.nodes, level.size, stage.window, level.tgt)
     shifts = all_shifts(stage.radius, moved)
-    windows = node_windows(level, stage.window)
-    scores = torch.cat([ncc(shifted(moved, shift), level.tgt, windows) for shift in shifts.tolist()])
-    step = couple(scores.flatten(1), shifts, level.nodes, settings.couplings)
-    return residual_after(level, field, step)
+    return torch.cat([ncc(shifted(moved, shift), level.tgt, windows) for shift in shifts.tolist()]).flatten(1)
 
 
 def all_shifts(radius: int, like: Tensor) -> Tensor:
@@ -198,7 +227,7 @@ def shifted(image: Tensor, shift: list[float]) -> Tensor:
     return functional.pad(image, (-dy, dy, -dx, dx))
 
 
-def couple(scores: Tensor, shifts: Tensor, nodes: tuple[int, ...], couplings: tuple[float, ...]) -> Tensor:
+def couple(scores: Tensor, shifts: Tensor, nodes: tuple[int, ...]) -> Tensor:
     """A smooth field (1, 2, *nodes) through the scores (D, nodes) of the shifts (D, 2).
 
     Each control point takes the shift with the best score less `coupling * |shift - mean|^2`, the mean being
@@ -210,7 +239,7 @@ def couple(scores: Tensor, shifts: Tensor, nodes: tuple[int, ...], couplings: tu
     shortest = EPSILON * shifts.square().sum(dim=1)  # where nothing is known, all scores are 0: do not move
     best_for_all = shifts[(scores.mean(dim=1) - shortest).argmax()]
     mean = best_for_all.view(1, 2, 1, 1).expand(1, 2, *nodes)
-    for coupling in couplings:
+    for coupling in COUPLINGS:
         distance = (shifts[:, :, None] - mean.flatten(2)).square().sum(dim=1)
         chosen = soft_best(scores - coupling * distance, shifts).view(1, 2, *nodes)
         mean = separable(chosen * trust, smoothing) / separable(trust, smoothing)
@@ -223,45 +252,174 @@ def soft_best(scores: Tensor, shifts: Tensor, sharpness: float = 60.0) -> Tensor
 
 
 def residual_after(level: Level, field: Tensor, step: Tensor) -> Tensor:
-    """The residual (1, 2, *nodes) after pulling by `field` and then by `step` (1, 2, *nodes), level pixels.
-
-    A step s after a field f makes s(X) + f(X + s(X)): the step says where in the pulled image to look.
-    """
-    step = spline(step, level.size)
-    whole_field = step + pull(field, step, outside="border")
+    """The residual (1, 2, *nodes) after pulling by `field` and then by `step` (1, 2, *nodes), level pixels."""
+    whole_field = after(field, spline(step, level.size))
     to_nodes = tuple(gaussians(m, n, 0.5 * n / m, step) for m, n in zip(level.nodes, level.size, strict=True))
     return separable((whole_field - level.prior) * level.scale, to_nodes)
 
 
-def refine(level: Level, residual: Tensor, settings: Settings) -> Tensor:
-    """Adam on the control points (1, 2, *nodes), in pixels of the input, for local NCC and smoothness."""
-    windows = node_windows(level, settings.refine_window)
-    with torch.enable_grad():
-        residual = residual.clone().requires_grad_()
-        adam = torch.optim.Adam([residual], lr=settings.learning_rate)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, settings.refine_iterations))
-        for _ in range(settings.refine_iterations):
-            adam.zero_grad()
-            moved = pull(level.src, level.field(residual))
-            moved = torch.cat([moved[:, :1], whole(moved[:, 1:].detach())], dim=1)
-            similarity = ncc(moved, level.tgt, windows).mean()
-            loss = settings.smoothness * bending(residual, settings.spacing) - similarity
-            loss.backward()
-            adam.step()
-            decay.step()
-    return residual.detach()
+def refine(src: Tensor, tgt: Tensor, field: Tensor, base: Tensor, scale: float, settings: Settings) -> Tensor:
+    """A field (1, 2, X, Y) made exact at a scale: the steps of least squares, each of which pulls it further."""
+    if scale == 1:
+        return refined(as_level(src), as_level(tgt), field, base, settings)
+    level = Level.of(src, tgt, field, (4, 4), scale)
+    change = refined(level.src, level.tgt, level.prior, settings) - level.prior
+    return field + functional.interpolate(change, size=src.shape[2:], mode="bicubic") * level.scale
 
 
-def bending(residual: Tensor, spacing: float) -> Tensor:
-    """Mean squared change of the strain from one control point to the next; 0 for an affine residual.
+def refined(src: Tensor, tgt: Tensor, field: Tensor, base: Tensor, settings: Settings) -> Tensor:
+    """The field (1, 2, x, y) after all steps; src and tgt (1, 2, x, y) hold an image and its validity each."""
+    size = tuple(tgt.shape[2:])
+    nodes = grid(size, settings.spacing)
+    windows = node_windows(nodes, size, settings.window, tgt)
+    src, tgt = flattened(src, settings.blur), flattened(tgt, settings.blur)
+    tgt_slope = slope(tgt[:, :1])
+    to_nodes = tuple(gaussians(m, n, 0.5 * n / m, tgt) for m, n in zip(nodes, size, strict=True))
+    for _ in range(settings.iterations):
+        moved = pull(src, field)
+        usable_there = tgt[:, 1:] * whole(moved[:, 1:])
+        # The mean of both slopes makes a step exact to the second order, as if it were taken from half way.
+        matrix, vector = equations(
+            moved[:, :1], tgt[:, :1], (slope(moved[:, :1]) + tgt_slope) / 2, usable_there, windows
+        )
+        bent = separable(field - base, to_nodes)[0]
+        vector = vector - settings.stiffness * bending(bent)
+        step = smooth_step(matrix, vector, settings.smoothness + settings.stiffness)
+        step = step * (LONGEST_STEP / step.norm(dim=1, keepdim=True).clamp(min=LONGEST_STEP))
+        field = after(field, spline(step, size))
+    return field
 
-    The thin-plate energy of Rueckert et al., "Nonrigid registration using free-form deformations", IEEE TMI
-    1999, here on the control points: shift, shear and scaling are free, and so are bends of the prior.
+
+def equations(
+    moved: Tensor, tgt: Tensor, slopes: Tensor, valid: Tensor, windows: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """What the step at each control point should be: (3, *nodes) of its matrix (yy, xx, yx), and (2, *nodes).
+
+    moved, tgt, valid: (1, 1, x, y); slopes: (1, 2, x, y). A point counts by how well the images agree around it.
     """
-    along_x, along_y = residual.diff(n=2, dim=2), residual.diff(n=2, dim=3)
-    mixed = residual.diff(dim=2).diff(dim=3)
-    energy = along_x.square().mean() + along_y.square().mean() + 2 * mixed.square().mean()
-    return energy / spacing**2
+    along_y, along_x = slopes[:, :1] * valid, slopes[:, 1:] * valid
+    difference = tgt - moved
+    products = [along_y * along_y, along_x * along_x, along_y * along_x, along_y * difference, along_x * difference]
+    agreement = [valid * moved * tgt, valid * moved * moved, valid * tgt * tgt]
+    means = separable(torch.cat([*products, *agreement], dim=1), windows)[0]
+    both, squares = means[5], means[6] * means[7]
+    trust = (both / squares.clamp(min=EPSILON).sqrt()).clamp(min=0)
+    return means[:3] * trust, means[3:5] * trust
+
+
+def smooth_step(matrix: Tensor, vector: Tensor, smoothness: float) -> Tensor:
+    """The step (1, 2, *nodes) that solves all equations in the sense of least squares, together with its smoothness.
+
+    Conjugate gradients, preconditioned by each point's own two equations.
+    """
+    yy, xx, yx = matrix[0] + WEAKEST, matrix[1] + WEAKEST, matrix[2]
+    own_yy, own_xx = yy + BENDING_DIAGONAL * smoothness, xx + BENDING_DIAGONAL * smoothness
+    determinant = own_yy * own_xx - yx * yx
+
+    def left_side(step: Tensor) -> Tensor:
+        return torch.stack([yy * step[0] + yx * step[1], yx * step[0] + xx * step[1]]) + smoothness * bending(step)
+
+    def preconditioned(rest: Tensor) -> Tensor:
+        return torch.stack([own_xx * rest[0] - yx * rest[1], own_yy * rest[1] - yx * rest[0]]) / determinant
+
+    step = torch.zeros_like(vector)
+    rest = vector
+    direction = preconditioned(rest)
+    size = (rest * direction).sum()
+    for _ in range(SOLVER_ITERATIONS):
+        image = left_side(direction)
+        length = size / (direction * image).sum().clamp(min=TINY)
+        step = step + length * direction
+        rest = rest - length * image
+        better = preconditioned(rest)
+        before, size = size, (rest * better).sum()
+        direction = better + size / before.clamp(min=TINY) * direction
+    return step[None]
+
+
+WEAKEST = 1e-4  # of an equation: where nothing is known, a step is 0 rather than anything
+BENDING_DIAGONAL = 20  # of `bending`, as a matrix
+SOLVER_ITERATIONS = 25
+TINY = 1e-20
+
+
+def bending(step: Tensor) -> Tensor:
+    """The gradient of half the squared second differences of a step (2, *nodes); 0 for an affine one.
+
+    The thin-plate energy of Rueckert et al., "Nonrigid registration using free-form deformations", IEEE TMI 1999.
+    """
+    x, y = 1, 2
+    along_x = undo_diff(undo_diff(step.diff(n=2, dim=x), x), x)
+    along_y = undo_diff(undo_diff(step.diff(n=2, dim=y), y), y)
+    mixed = undo_diff(undo_diff(step.diff(dim=x).diff(dim=y), x), y)
+    return along_x + along_y + 2 * mixed
+
+
+def undo_diff(differences: Tensor, dim: int) -> Tensor:
+    """The transpose of `Tensor.diff`: one value more along `dim`."""
+    pad = (1, 1) if dim == differences.ndim - 1 else (0, 0, 1, 1)
+    return -functional.pad(differences, pad).diff(dim=dim)
+
+
+def after(field: Tensor, step: Tensor) -> Tensor:
+    """The field (1, 2, x, y) that pulls as `field` does and then as `step` does.
+
+    A step s after a field f makes s(X) + f(X + s(X)): the step says where in the pulled image to look.
+    """
+    return step + pull(field, step, outside="border")
+
+
+# --- images made comparable
+
+
+def polarity(src: Tensor, tgt: Tensor, field: Tensor, settings: Settings) -> float:
+    """-1 if one image is the other's negative, else 1: blocks are matched both ways, and the better way wins."""
+    level = Level.of(src, tgt, field, grid(tuple(src.shape[2:]), SEARCH_SPACING), POLARITY_SEARCH.scale)
+    scores = all_scores(level, level.prior, POLARITY_SEARCH)
+    alike, unlike = (each.max(dim=0).values.mean() for each in (scores, -scores))
+    return -1.0 if bool(unlike > alike) else 1.0
+
+
+def as_level(image: Tensor) -> Tensor:
+    """An image (1, 1, X, Y) and its validity: (1, 2, X, Y)."""
+    return torch.cat([image, (image != 0).to(image)], dim=1)
+
+
+def flattened(image: Tensor, BLUR: float) -> Tensor:
+    """An image (1, 2, x, y), blurred, of mean 0 and deviation 1 around every pixel; its validity ends a pixel sooner."""
+    valid = image[:, 1:]
+    size = tuple(image.shape[2:])
+    blurred = blur(image[:, :1] * valid, BLUR) / blur(valid, BLUR).clamp(min=EPSILON) * valid
+    windows = node_windows(grid(size, CONTRAST_WINDOW / 4), size, CONTRAST_WINDOW, image)
+    share, mean, square = separable(torch.cat([valid, blurred, blurred * blurred], dim=1), windows).split(1, dim=1)
+    share = share.clamp(min=EPSILON)
+    mean = mean / share
+    deviation = (square / share - mean * mean).clamp(min=LEAST_VARIANCE).sqrt()
+    mean, deviation = functional.interpolate(torch.cat([mean, deviation], dim=1), size=size, mode="bilinear").split(
+        1, dim=1
+    )
+    inner = -functional.max_pool2d(-valid, 3, stride=1, padding=1)  # where a slope needs no invalid pixel
+    return torch.cat([(blurred - mean) / deviation * valid, inner], dim=1)
+
+
+LEAST_VARIANCE = 1e-4
+
+
+def blur(plane: Tensor, width: float) -> Tensor:
+    """(1, 1, x, y) through a Gaussian of standard deviation `width`; what is outside counts as the nearest pixel."""
+    reach = math.ceil(3 * width)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=plane.dtype, device=plane.device) / width) ** 2)
+    kernel = kernel / kernel.sum()
+    plane = functional.conv2d(functional.pad(plane, (reach, reach, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
+    return functional.conv2d(functional.pad(plane, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
+
+
+def slope(image: Tensor) -> Tensor:
+    """The derivatives of (1, 1, x, y) along y and along x: (1, 2, x, y), by central differences."""
+    framed = functional.pad(image, (1, 1, 1, 1), mode="replicate")
+    along_y = (framed[:, :, 1:-1, 2:] - framed[:, :, 1:-1, :-2]) / 2
+    along_x = (framed[:, :, 2:, 1:-1] - framed[:, :, :-2, 1:-1]) / 2
+    return torch.cat([along_y, along_x], dim=1)
 
 
 # --- measures
@@ -308,9 +466,9 @@ def separable(stack: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
     return along_x @ stack @ along_y.T
 
 
-def node_windows(level: Level, width: float) -> tuple[Tensor, ...]:
-    """Gaussian windows of standard deviation `width`, in pixels of the level, around the control points."""
-    return tuple(gaussians(m, n, width, level.tgt) for m, n in zip(level.nodes, level.size, strict=True))
+def node_windows(nodes: tuple[int, ...], size: tuple[int, ...], width: float, like: Tensor) -> tuple[Tensor, ...]:
+    """Gaussian windows of standard deviation `width`, in pixels of a level, around the control points."""
+    return tuple(gaussians(m, n, width, like) for m, n in zip(nodes, size, strict=True))
 
 
 def gaussians(count: int, size: int, width: float, like: Tensor) -> Tensor:

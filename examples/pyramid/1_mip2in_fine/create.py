@@ -4,20 +4,14 @@ import registration
 
 
 def create(
-    radius: int = 3, spacing: float = 16.0, smoothness: float = 2.0, iterations: int = 60
+    spacing: float = 8.0,
+    smoothness: float = 0.005,
+    iterations: int = 10,
+    scales: tuple[int, ...] = (1,),
+    radius: int = 0,
 ) -> registration.Aligner:
-    """An aligner that looks up to `2 * radius + 2` pixels from the prior, at half and at full size.
-
-    Finer than stage 0, it tends to follow what really moved between sections (a cell that ends, say): it is
-    therefore held smoother.
-
-    spacing: pixels between control points; smoothness: larger is smoother (see `registration.bending`);
-    iterations: of gradient refinement.
-    """
-    searches = (
-        registration.Search(scale=2, radius=radius),
-        registration.Search(scale=1, radius=2, window=12),
-    )
+    """x"""
+    searches = (registration.Search(scale=2, radius=radius),) if radius else ()
     return registration.Aligner(
-        registration.Settings(searches, spacing=spacing, smoothness=smoothness, refine_iterations=iterations)
+        registration.Settings(searches, spacing=spacing, smoothness=smoothness, iterations=iterations, scales=scales)
     )
