@@ -193,7 +193,7 @@ def test_what_a_module_prints_goes_to_stderr(more: list[str], run_of: Arguments,
     done = script("generate_fields.py", *run_of(*more, create=PRINTING, cpu_workers=None))
     assert done.returncode == 0, done.stderr
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {
-        *("module", "workers", "output", "pairs", "shards", "tried", "not"),
+        *("module", "workers", "precision", "tiles", "output", "pairs", "shards", "tried", "not"),
     }
     for line in ("at import", "at creation", "as it runs", "in C", "in a process of its own"):
         assert line in done.stderr

@@ -39,8 +39,17 @@ os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 class Aligner:
     """A loaded module on a device, called with numpy arrays."""
 
-    def __init__(self, module: Module, checkpoint_name: str, params: Mapping[str, Any], device: str) -> None:
+    def __init__(
+        self,
+        module: Module,
+        checkpoint_name: str,
+        params: Mapping[str, Any],
+        device: str,
+        precision: str = "float32",
+    ) -> None:
+        """precision: "bfloat16" or "float16" for torch's autocast to that type around the calls; "float32" for none."""
         self._folder = module.folder
+        self._precision = precision
         self._device = torch.device(device)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # where a module that only says `cuda` puts its own tensors
@@ -69,7 +78,7 @@ class Aligner:
         }
         images = [self._tensor(image)[None, None] for image in (source, target)]
         try:
-            with _seeded(self._device), _printing_to_stderr():
+            with _seeded(self._device), _printing_to_stderr(), _autocast(self._device, self._precision):
                 given = self._model(*images, **{key: value for key, value in offered.items() if key in self._takes})
             return self._field(given, source.shape)
         except WorkError:
@@ -92,6 +101,19 @@ class Aligner:
         plain = given.detach().as_subclass(torch.Tensor)[0]
         # A copy, and the only one: the module may write to its own again while this is stored.
         return plain.to("cpu", torch.float32, copy=True).numpy()
+
+
+def limit_threads(cores: int) -> None:
+    """Have torch use no more threads in this process than it may use cores."""
+    torch.set_num_threads(cores)
+    with contextlib.suppress(RuntimeError):  # this process has used them already, and their number stays what it is
+        torch.set_num_interop_threads(cores)
+
+
+def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
 
 
 @contextlib.contextmanager

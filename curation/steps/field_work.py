@@ -26,6 +26,7 @@ from ..datasets.shards import Shard
 from ..datasets.writer import write_whole
 from ..errors import WorkError
 from ..provenance import Provenance
+from .devices import FLOAT32, Workers
 from .field_inputs import Checksums, FieldInputs, PairInputs, open_inputs
 from .kept_fields import KeptFields, KeptReader, key_of
 
@@ -39,7 +40,8 @@ class GenerateFieldsOptions:
 
     missing_prior: "stop" or "zero", what is done of pairs whose start no previous field has. failed: "stop",
     "nan" or "prior", what the field of a pair is on which the aligner fails. max_failures: after so many the run stops.
-    debug: whether to show the traceback of a failure.
+    debug: whether to show the traceback of a failure. precision: the number type that the module computes in, as far as
+    it can ("float32", "bfloat16" or "float16").
     """
 
     pyramid_path: str
@@ -52,6 +54,7 @@ class GenerateFieldsOptions:
     dst_mip: int
     gpu: tuple[int, ...] | None = None
     cpu_workers: int | None = None
+    precision: str = FLOAT32
     model_params: Mapping[str, Any] = field(default_factory=dict)
     crop: str = "start"
     decimals: int | None = 2
@@ -115,15 +118,14 @@ class _PendingShard:
 class FieldWork:
     """What a worker does: its module on its device, over the shards it is given.
 
-    kept: fields that need not be made. devices: of each worker. threads: of each worker on the CPU.
+    kept: fields that need not be made.
     """
 
     options: GenerateFieldsOptions
     module: Module
     provenance: Provenance
     kept: KeptFields
-    devices: tuple[str, ...] = ()
-    threads: int | None = None
+    workers: Workers
 
     def __call__(self, number: int, shards: Iterator[tuple[int, Shard]]) -> Iterator[tuple[int, ShardResult]]:
         inputs = self.options.open_inputs()
@@ -262,21 +264,20 @@ class LateAligner:
 
     def __init__(self, work: FieldWork, number: int) -> None:
         self._work = work
-        self._device = work.devices[number]
+        self._device = work.workers.devices[number]
         self._aligner: Aligner | None = None
 
     def load(self) -> "Aligner":
         """The aligner."""
         if self._aligner is None:
-            import torch
+            from ..aligners.aligner import Aligner, limit_threads
 
-            from ..aligners.aligner import Aligner
-
-            if self._work.threads:
-                torch.set_num_threads(self._work.threads)
+            limit_threads(self._work.workers.cores)
             options = self._work.options
             try:
-                self._aligner = Aligner(self._work.module, options.checkpoint_name, options.model_params, self._device)
+                self._aligner = Aligner(
+                    self._work.module, options.checkpoint_name, options.model_params, self._device, options.precision
+                )
             except WorkError:
                 if options.debug and parent_process() is not None:  # whose process is told of the error's text only
                     tqdm.write(traceback.format_exc(), file=sys.stderr)
