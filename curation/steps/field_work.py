@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from .. import fields, runner
 from ..aligners.pyramid import Module
+from ..aligners.tiles import Tiling, in_tiles
 from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset
 from ..datasets.facts import PairFacts, stacked
 from ..datasets.layout import Layout
 from ..datasets.shards import Shard
 from ..datasets.writer import write_whole
-from ..errors import WorkError
+from ..errors import UsageError, WorkError
 from ..provenance import Provenance
 from .devices import FLOAT32, Workers
 from .field_inputs import Checksums, FieldInputs, PairInputs, open_inputs
@@ -41,7 +42,8 @@ class GenerateFieldsOptions:
     missing_prior: "stop" or "zero", what is done of pairs whose start no previous field has. failed: "stop",
     "nan" or "prior", what the field of a pair is on which the aligner fails. max_failures: after so many the run stops.
     debug: whether to show the traceback of a failure. precision: the number type that the module computes in, as far as
-    it can ("float32", "bfloat16" or "float16").
+    it can ("float32", "bfloat16" or "float16"). tile: the side of the tiles, in pixels, that larger images are run in.
+    overlap: how many pixels of a tile count for nothing beside each edge that is cut; an 8th of the tile, if None.
     """
 
     pyramid_path: str
@@ -55,6 +57,8 @@ class GenerateFieldsOptions:
     gpu: tuple[int, ...] | None = None
     cpu_workers: int | None = None
     precision: str = FLOAT32
+    tile: int | None = None
+    overlap: int | None = None
     model_params: Mapping[str, Any] = field(default_factory=dict)
     crop: str = "start"
     decimals: int | None = 2
@@ -65,9 +69,27 @@ class GenerateFieldsOptions:
     update: bool = False
     dry_run: bool = False
 
+    @property
+    def tiling(self) -> Tiling | None:
+        """How large images are divided; None where they are run whole."""
+        if self.tile is None:
+            if self.overlap is not None:
+                raise UsageError("--overlap is of tiles: want --tile SIZE with it")
+            return None
+        overlap = self.tile // _OVERLAPS if self.overlap is None else self.overlap
+        if self.tile <= 2 * overlap:
+            raise UsageError(
+                f"--tile {self.tile} leaves no pixel that is {overlap} from all edges, as --overlap says: "
+                f"want a tile of more than {2 * overlap} pixels, or a smaller overlap"
+            )
+        return Tiling(self.tile, overlap)
+
     def open_inputs(self) -> FieldInputs:
         """The image file and the previous fields, which must belong together."""
         return open_inputs(self.image_path, self.prev_field_path, self.src_mip, self.missing_prior)
+
+
+_OVERLAPS = 8  # the tile is so many times its overlap, unless one is given
 
 
 @dataclass(frozen=True)
@@ -184,7 +206,7 @@ class FieldWork:
         if model is not None:
             made = made.copy()  # the module may write to the prior before it fails
             try:
-                made = model(inputs.images[0], inputs.images[1], inputs.prior)
+                made = self.field_of(inputs, model)
             except WorkError as error:
                 failure = Failure.of(pair, inputs, error)
         if failure is not None:
@@ -195,6 +217,14 @@ class FieldWork:
         nonfinite = int((~np.isfinite(made)).any(axis=0).sum())
         pending.facts.append(PairFacts(not_run=black, failed=failure is not None, nonfinite=nonfinite))
         pending.chunks.append(encoder.submit(self._encoded, made))
+
+    def field_of(self, inputs: PairInputs, model: "Aligner") -> np.ndarray:
+        """The field that a module makes of a pair, whole or in tiles; `WorkError` if it fails."""
+        source, target = inputs.images
+        tiling = self.options.tiling
+        if tiling is None:
+            return np.asarray(model(source, target, inputs.prior))
+        return in_tiles(model, source, target, inputs.prior, tiling)
 
     def _encoded(self, found: np.ndarray) -> Chunk:
         options = self.options
@@ -239,7 +269,7 @@ def tried(work: FieldWork, shards: Sequence[Shard]) -> int | None:
         if not read.black:
             model = LateAligner(work, 0).load()
             try:
-                model(read.images[0], read.images[1], read.prior)
+                work.field_of(read, model)
             except WorkError as error:
                 raise WorkError(Failure.of(pair, read, error).text) from error
             return pair

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from .. import fields, runner
 from ..aligners.pyramid import Module, check_params, content_hash, find_module
+from ..aligners.tiles import Tiling
 from ..datasets.dataset import open_dataset
 from ..datasets.probe import check_undamaged
 from ..datasets.shards import Shard
@@ -71,6 +72,8 @@ class FieldsPlan:
     module: Module
     workers: Workers
     precision: str
+    tiling: Tiling | None
+    size: tuple[int, int]  # of the images, in pixels
     matched: Matched
     shards: tuple[Shard, ...]
     others: int  # shards of another origin
@@ -87,6 +90,7 @@ class FieldsPlan:
             ("module", str(self.module.folder)),
             ("workers", str(self.workers)),
             ("precision", self.precision),
+            ("tiles", self._tiles()),
             ("pairs", f"{self.matched.pairs}, {self.matched.pairs - left} of them found done"),
             *self.matched.lines(),
             ("shards to make", str(len(self.shards)) + replaced),
@@ -94,6 +98,14 @@ class FieldsPlan:
             ("output size", f"up to {size_text(self.output_bytes)}{free}"),
         ]
         return table(lines)
+
+    def _tiles(self) -> str:
+        if self.tiling is None or self.tiling.covers(self.size):
+            return "none: each pair is run whole"
+        width, height = (min(length, self.tiling.size) for length in self.size)
+        count = self.tiling.count(self.size)
+        times = count * width * height / (self.size[0] * self.size[1])
+        return f"{count} a pair, of {width} x {height} pixels: {times:.1f} times the pixels of the pair"
 
 
 def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
@@ -141,6 +153,8 @@ def _plan(
         module,
         workers,
         options.precision,
+        options.tiling,
+        inputs.size,
         inputs.matched(),
         tuple(shards),
         others,
@@ -256,4 +270,5 @@ def _provenance(options: GenerateFieldsOptions, module: Module, inputs: FieldInp
         field_decimals=options.decimals,
         # Named only where they are given: without them the fields are those of every earlier run.
         **({} if options.precision == FLOAT32 else {"precision": options.precision}),
+        **({} if options.tiling is None else {"tile": options.tiling.size, "overlap": options.tiling.overlap}),
     )
