@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError, WorkError
+from .memory import OutOfMemoryError, has_run_out
 from .pyramid import Module, create_path, script_path
 
 # What metroem's modules are created with; a module whose `create` does not take one is not given it.
@@ -69,7 +70,7 @@ class Aligner:
     def __call__(self, source: Any, target: Any, prior: Any) -> Any:
         """The field, (2, X, Y) float32 pixels, that warps source onto target, both (X, Y).
 
-        prior: (2, X, Y) or None. A failure is a `WorkError` that names the module.
+        prior: (2, X, Y) or None. A failure is a `WorkError` that names the module; `OutOfMemoryError` is one.
         """
         offered = {
             "src_agg_field": None if prior is None else self._tensor(prior)[None],
@@ -84,7 +85,8 @@ class Aligner:
         except WorkError:
             raise
         except (Exception, SystemExit) as error:  # a module that ends the program has not made its field
-            raise WorkError(f"{self._folder}: {_text(error, self._folder)}") from error
+            kind = OutOfMemoryError if has_run_out(error) else WorkError
+            raise kind(f"{self._folder}: {_text(error, self._folder)}") from error
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import fields, runner
+from ..aligners.memory import OutOfMemoryError, give_back
 from ..aligners.pyramid import Module
 from ..aligners.tiles import Tiling, in_tiles
 from ..datasets.chunks import Chunk, encode
@@ -101,18 +102,37 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class Failure:
-    """A pair on which the aligner failed, as a worker says it at once. trace: the traceback, as text."""
+    """A pair on which the aligner failed, as a worker says it at once.
+
+    trace: the traceback, as text. memory: whether memory has run out.
+    """
 
     pair: int
     text: str
     trace: str
+    memory: bool
 
     @classmethod
-    def of(cls, pair: int, inputs: PairInputs, error: WorkError) -> "Failure":
+    def of(cls, pair: int, inputs: PairInputs, error: WorkError, work: "FieldWork") -> "Failure":
         """A failure that is being handled."""
         _, x_size, y_size = inputs.images.shape
         text = " ".join(str(error).split())
-        return cls(pair, f"pair {pair}, {x_size} x {y_size} pixels: {text}", traceback.format_exc())
+        memory = isinstance(error, OutOfMemoryError)
+        if memory:
+            text = f"{text}; to need less memory, give {_remedies(work, max(x_size, y_size))}"
+        return cls(pair, f"pair {pair}, {x_size} x {y_size} pixels: {text}", traceback.format_exc(), memory)
+
+
+def _remedies(work: "FieldWork", side: int) -> str:
+    """What makes a module need less memory, for images whose longer side is so many pixels."""
+    options, on_cpu = work.options, "cpu" in work.workers.devices
+    tile = min(side, options.tile or side) // 2
+    remedies = [f"--tile {max(1, tile)}, which runs a pair in parts"]
+    if not on_cpu and options.precision == FLOAT32:
+        remedies.append("--precision bfloat16")
+    if on_cpu and len(work.workers.devices) > 1:
+        remedies.append("fewer --cpu_workers")
+    return " or ".join(remedies)
 
 
 @dataclass(frozen=True)
@@ -208,8 +228,10 @@ class FieldWork:
             try:
                 made = self.field_of(inputs, model)
             except WorkError as error:
-                failure = Failure.of(pair, inputs, error)
+                failure = Failure.of(pair, inputs, error, self)
         if failure is not None:
+            if failure.memory:  # by now nothing holds the error, and with it what the module had allocated
+                give_back()
             pending.failed = True
             runner.say(failure)
             if self.options.failed == "nan":
@@ -271,7 +293,7 @@ def tried(work: FieldWork, shards: Sequence[Shard]) -> int | None:
             try:
                 work.field_of(read, model)
             except WorkError as error:
-                raise WorkError(Failure.of(pair, read, error).text) from error
+                raise WorkError(Failure.of(pair, read, error, work).text) from error
             return pair
     return None
 
