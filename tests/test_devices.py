@@ -14,7 +14,7 @@ from commands import Command, Script
 from small_jobs import ONES, Refused, contents, fields_arguments, made_folder, put_main, pyramid_of
 
 from curation.errors import UsageError
-from curation.steps.devices import Workers, find_workers
+from curation.steps.devices import Threads, Workers, find_workers
 
 X, Y = 12, 8
 
@@ -60,8 +60,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_gpus_have_a_worker_each_and_share_the_cores(machine: Callable[..., None]) -> None:
     machine(cores=16, gpus=4)
-    assert find_workers((0, 2), None, "float32", 100) == Workers(("cuda:0", "cuda:2"), 8)
-    assert find_workers(None, None, "float32", 100) == Workers(("cuda:0", "cuda:1", "cuda:2", "cuda:3"), 4)
+    assert find_workers((0, 2), None, "float32", 100) == Workers(("cuda:0", "cuda:2"), 8, 100)
+    assert find_workers(None, None, "float32", 100) == Workers(("cuda:0", "cuda:1", "cuda:2", "cuda:3"), 4, 100)
     assert str(find_workers((0, 2), None, "float32", 100)) == "cuda:0, cuda:2; 8 cores each"
     with pytest.raises(UsageError, match="--gpu 0,4: CUDA sees 4 GPUs here"):
         find_workers((0, 4), None, "float32", 100)
@@ -69,12 +69,20 @@ def test_gpus_have_a_worker_each_and_share_the_cores(machine: Callable[..., None
 
 def test_workers_on_the_cpu_divide_the_cores_that_may_be_used(machine: Callable[..., None]) -> None:
     machine(cores=2, gpus=0)
-    assert find_workers(None, None, "float32", 100) == Workers(("cpu", "cpu"), 1)
+    assert find_workers(None, None, "float32", 100) == Workers(("cpu", "cpu"), 1, 100)
     assert find_workers(None, 3, "float32", 100).cores == 1
     machine(cores=16)
     assert find_workers(None, 3, "float32", 100).cores == 5
     assert find_workers(None, 8, "float32", 2).cores == 8  # two are enough for two shards
     assert str(find_workers(None, 8, "float32", 2)) == "8 on cpu; 8 cores each"
+
+
+def test_a_worker_reads_and_encodes_in_as_many_threads_as_it_has_cores_within_limits() -> None:
+    assert Workers(("cpu",) * 2, 1, 1000).threads == Threads(reading=1, encoding=1)
+    assert Workers(("cuda:0",), 3, 1000).threads == Threads(reading=3, encoding=3)
+    assert Workers(("cuda:0",), 64, 1000).threads == Threads(reading=4, encoding=8)
+    assert Workers(("cuda:0", "cuda:1"), 16, 32).threads.reading == 2  # so that nobody takes what others wait for
+    assert Workers(("cuda:0", "cuda:1"), 16, 3).threads.reading == 1
 
 
 TELLING = """

@@ -89,7 +89,7 @@ class Aligner:
             raise kind(f"{self._folder}: {_text(error, self._folder)}") from error
 
     def _tensor(self, array: Any) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
 
     def _field(self, given: Any, shape: tuple[int, int]) -> Any:
         wanted = (1, 2, *shape)
@@ -102,7 +102,12 @@ class Aligner:
         # A torchfields Field is a tensor of a class of its own; what is stored is its plain numbers.
         plain = given.detach().as_subclass(torch.Tensor)[0]
         # A copy, and the only one: the module may write to its own again while this is stored.
-        return plain.to("cpu", torch.float32, copy=True).numpy()
+        if plain.device.type == "cpu" and plain.dtype == torch.float32:
+            return np.array(plain.numpy(), order="C")  # torch would wake threads for it, which takes longer
+        if plain.device.type != "cuda":
+            return plain.to("cpu", torch.float32, copy=True).numpy()
+        copied = torch.empty(plain.shape, pin_memory=True)  # to which a GPU copies faster
+        return copied.copy_(plain.to(torch.float32)).numpy()  # after all that the GPU has still to do
 
 
 def limit_threads(cores: int) -> None:
@@ -126,7 +131,10 @@ def _seeded(device: torch.device) -> Iterator[None]:
     """
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+        if torch.cuda.is_available():
+            torch.manual_seed(0)
+        else:  # what that does on the CPU, without formatting a traceback for GPUs that are not there
+            torch.default_generator.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
         try:

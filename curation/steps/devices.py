@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ..datasets.stored import Empty
 from ..errors import UsageError
 from ..machine import usable_cores
 
@@ -13,11 +16,32 @@ PRECISIONS = (FLOAT32, "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
+class Threads:
+    """Of one worker, beside the one that runs its module: those that read pairs, and those that encode fields."""
+
+    reading: int
+    encoding: int
+
+
+@dataclass(frozen=True)
 class Workers:
-    """devices: one a worker, such as "cuda:0" or "cpu". cores: those that each worker may use."""
+    """devices: one a worker, such as "cuda:0" or "cpu". cores: those that each worker may use.
+
+    shards: the units of work that are left for all of them.
+    """
 
     devices: tuple[str, ...]
     cores: int
+    shards: int = 1
+
+    @property
+    def threads(self) -> Threads:
+        """A worker that has one core has one of each, which also wait for the disk.
+
+        Each thread that reads takes work in advance. With few shards left, that is work that others wait for.
+        """
+        in_advance = self.shards // (8 * len(self.devices))
+        return Threads(max(1, min(self.cores, 4, in_advance)), max(1, min(self.cores, 8)))
 
     def __str__(self) -> str:
         counts = Counter(self.devices)
@@ -34,7 +58,7 @@ def find_workers(gpu: Sequence[int] | None, cpu_workers: int | None, precision: 
     devices = _devices(gpu, cpu_workers)
     for device in dict.fromkeys(devices):
         _check_precision(device, precision)
-    return Workers(tuple(devices), cores_each(len(devices), shards))
+    return Workers(tuple(devices), cores_each(len(devices), shards), shards)
 
 
 def cores_each(workers: int, shards: int) -> int:
@@ -45,6 +69,20 @@ def cores_each(workers: int, shards: int) -> int:
 def expected_workers(gpu: Sequence[int] | None, cpu_workers: int | None) -> int:
     """How many workers there will be, as far as can be told without torch; else the most there may be."""
     return len(gpu) if gpu is not None else cpu_workers or usable_cores()
+
+
+def pinned_on(device: str) -> Empty | None:
+    """What makes arrays in memory from which a GPU copies by itself, and faster; None on the CPU."""
+    if not device.startswith("cuda"):
+        return None
+
+    def empty(shape: tuple[int, ...]) -> np.ndarray:
+        import torch
+
+        with torch.cuda.device(device):  # a new thread's is the first GPU, which is another worker's
+            return torch.empty(shape, pin_memory=True).numpy()
+
+    return empty
 
 
 def _devices(gpu: Sequence[int] | None, cpu_workers: int | None) -> list[str]:

@@ -1,12 +1,14 @@
 """What a worker does with its shards of fields: run its module on each pair, encode the fields, write the shard.
 
-A worker reads the next pair, encodes the last field and writes the last shard while its module runs.
+While its module runs, a worker reads the next pairs, encodes the last fields and writes the last shards, each in
+threads of its own (`devices.Threads`). So a device waits for none of that, if the worker has cores enough.
 """
 
 import sys
+import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
@@ -24,11 +26,12 @@ from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset
 from ..datasets.facts import PairFacts, stacked
 from ..datasets.layout import Layout
-from ..datasets.shards import Shard
+from ..datasets.shards import LONGEST_SHARD, Shard
+from ..datasets.stored import Empty
 from ..datasets.writer import write_whole
 from ..errors import UsageError, WorkError
 from ..provenance import Provenance
-from .devices import FLOAT32, Workers
+from .devices import FLOAT32, Workers, pinned_on
 from .field_inputs import Checksums, FieldInputs, PairInputs, open_inputs
 from .kept_fields import KeptFields, KeptReader, key_of
 
@@ -141,16 +144,16 @@ class _ReadPair:
 
     checksums: Checksums
     inputs: PairInputs | None
+    black: bool = False
     kept: tuple[Chunk, PairFacts] | None = None
 
 
 @dataclass
 class _PendingShard:
-    """A shard whose pairs are being done: what is known of those that are, and their chunks, which may be under way."""
+    """A shard whose pairs are being done: the fields of those that are, with their facts, which may be under way."""
 
     shard: Shard
-    chunks: list[Future[Chunk]] = field(default_factory=list)
-    facts: list[PairFacts] = field(default_factory=list)
+    fields: list[Future[tuple[Chunk, PairFacts]]] = field(default_factory=list)
     checksums: list[Checksums] = field(default_factory=list)
     kept: int = 0
     failed: bool = False
@@ -175,23 +178,25 @@ class FieldWork:
         aligner = LateAligner(self, number)
         if not self.kept.places:
             aligner.load()  # now, so that what is amiss with it is told before a shard is written
+        empty = pinned_on(self.workers.devices[number])
 
         def read(unit: tuple[int, Shard, int]) -> _ReadPair:
-            return _read(inputs, kept, unit[-1])
+            return _read(inputs, kept, unit[-1], empty)
 
         pairs = ((place, shard, pair) for place, shard in shards for pair in shard.pairs)
-        written: deque[tuple[int, Future[ShardResult]]] = deque()
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            for (place, shard, pair), found in runner.ahead(read, pairs, depth=1):
+        threads = self.workers.threads
+        written: deque[tuple[int, int, Future[ShardResult]]] = deque()
+        with _Encoding(threads.encoding) as encoding, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+            for (place, shard, pair), found in runner.ahead(read, pairs, depth=threads.reading):
                 if pair == shard.first:
                     pending = _PendingShard(shard)
-                self._pair(pending, pair, found, aligner, encoder)
+                self._pair(pending, pair, found, inputs, aligner, encoding)
                 if pair == shard.last - 1:
-                    written.append((place, encoder.submit(self._finished, pending, inputs.images)))
-                while written and (written[0][1].done() or len(written) > 1):
-                    finished, done = written.popleft()
+                    written.append((place, shard.count, writer.submit(self._finished, pending, inputs.images)))
+                while written and (written[0][-1].done() or sum(count for _, count, _ in written) > _UNWRITTEN):
+                    finished, _, done = written.popleft()
                     yield finished, done.result()
-            for finished, done in written:
+            for finished, _, done in written:
                 yield finished, done.result()
 
     def _pair(
@@ -199,46 +204,37 @@ class FieldWork:
         pending: _PendingShard,
         pair: int,
         found: _ReadPair,
+        inputs: FieldInputs,
         aligner: "LateAligner",
-        encoder: ThreadPoolExecutor,
+        encoding: "_Encoding",
     ) -> None:
         pending.checksums.append(found.checksums)
         if found.kept is not None:
-            chunk, facts = found.kept
             pending.kept += 1
-            pending.facts.append(facts)
-            pending.chunks.append(encoder.submit(lambda: chunk))
+            pending.fields.append(_known(found.kept))
         elif found.inputs is not None:
-            self._made(pending, pair, found.inputs, aligner, encoder)
+            made, failed = found.inputs.prior_or_zeros, False
+            if not found.black:
+                made, failed = self._made(pair, found.inputs, inputs, aligner)
+            pending.failed |= failed
+            pending.fields.append(encoding.submit(self._encoded, made, found.black, failed))
 
     def _made(
-        self,
-        pending: _PendingShard,
-        pair: int,
-        inputs: PairInputs,
-        aligner: "LateAligner",
-        encoder: ThreadPoolExecutor,
-    ) -> None:
-        black = inputs.black
-        model = None if black else aligner.load()
-        failure = None
-        made = inputs.prior_or_zeros
-        if model is not None:
-            made = made.copy()  # the module may write to the prior before it fails
-            try:
-                made = self.field_of(inputs, model)
-            except WorkError as error:
-                failure = Failure.of(pair, inputs, error, self)
-        if failure is not None:
-            if failure.memory:  # by now nothing holds the error, and with it what the module had allocated
-                give_back()
-            pending.failed = True
-            runner.say(failure)
-            if self.options.failed == "nan":
-                made = np.full_like(made, np.nan)
-        nonfinite = int((~np.isfinite(made)).any(axis=0).sum())
-        pending.facts.append(PairFacts(not_run=black, failed=failure is not None, nonfinite=nonfinite))
-        pending.chunks.append(encoder.submit(self._encoded, made))
+        self, pair: int, given: PairInputs, inputs: FieldInputs, aligner: "LateAligner"
+    ) -> tuple[np.ndarray, bool]:
+        """The module's field of a pair, or what stands in for it; and whether the module has failed."""
+        model = aligner.load()
+        try:
+            return self.field_of(given, model), False
+        except WorkError as error:
+            failure = Failure.of(pair, given, error, self)
+        if failure.memory:  # by now nothing holds the error, and with it what the module had allocated
+            give_back()
+        runner.say(failure)
+        if self.options.failed == "nan":
+            return np.full(given.images.shape, np.nan, np.float32), True
+        # Read once more, as the module may have written to what it was given.
+        return inputs.read(pair).prior_or_zeros, True
 
     def field_of(self, inputs: PairInputs, model: "Aligner") -> np.ndarray:
         """The field that a module makes of a pair, whole or in tiles; `WorkError` if it fails."""
@@ -248,20 +244,22 @@ class FieldWork:
             return np.asarray(model(source, target, inputs.prior))
         return in_tiles(model, source, target, inputs.prior, tiling)
 
-    def _encoded(self, found: np.ndarray) -> Chunk:
+    def _encoded(self, made: np.ndarray, black: bool, failed: bool) -> tuple[Chunk, PairFacts]:
         options = self.options
-        finer = fields.rescale(found, options.src_mip, options.dst_mip, options.crop)
-        return encode(fields.rounded(finer, options.decimals))
+        nonfinite = int((~np.isfinite(made)).any(axis=0).sum())
+        finer = fields.rescale(made, options.src_mip, options.dst_mip, options.crop)
+        chunk = encode(fields.rounded(finer, options.decimals))
+        return chunk, PairFacts(not_run=black, failed=failed, nonfinite=nonfinite)
 
     def _finished(self, pending: _PendingShard, images: Dataset) -> ShardResult:
-        """Write a shard whose chunks were encoded by the thread that runs this, before it."""
+        """Write a shard, once its fields are encoded."""
+        done = [each.result() for each in pending.fields]
         if not pending.failed or self.options.failed != "stop":
-            layout = self._layout(pending, images)
-            path = Path(self.options.temp_dir) / pending.shard.name
-            write_whole(path, layout, [chunk.result() for chunk in pending.chunks])
+            layout = self._layout(pending, [facts for _, facts in done], images)
+            write_whole(Path(self.options.temp_dir) / pending.shard.name, layout, [chunk for chunk, _ in done])
         return ShardResult(pending.kept)
 
-    def _layout(self, pending: _PendingShard, images: Dataset) -> Layout:
+    def _layout(self, pending: _PendingShard, facts: Sequence[PairFacts], images: Dataset) -> Layout:
         options, shard = self.options, pending.shard
         known = {name: values[shard.first : shard.last] for name, values in images.arrays.items()}
         made_from = {"input_crc32": np.array(pending.checksums, "<u4")}
@@ -277,7 +275,7 @@ class FieldWork:
         if pending.failed:
             attributes["failed"] = options.failed
         shape = (shard.count, *images.main.shape[1:])
-        return Layout(shape, 1, {**known, **stacked(pending.facts), **made_from}, (), self.provenance, attributes)
+        return Layout(shape, 1, {**known, **stacked(facts), **made_from}, (), self.provenance, attributes)
 
 
 def tried(work: FieldWork, shards: Sequence[Shard]) -> int | None:
@@ -298,17 +296,50 @@ def tried(work: FieldWork, shards: Sequence[Shard]) -> int | None:
     return None
 
 
-def _read(inputs: FieldInputs, kept: KeptReader, pair: int) -> _ReadPair:
+def _read(inputs: FieldInputs, kept: KeptReader, pair: int, empty: Empty | None) -> _ReadPair:
     """Read a pair: its inputs only if they must be known, or its field made."""
     checksums = inputs.known_checksums(pair)
     read = None
     if checksums is None:
-        read = inputs.read(pair)
+        read = inputs.read(pair, empty)
         checksums = read.checksums()
     found = kept.find(key_of(checksums, inputs.images, pair))
     if found is not None:
-        return _ReadPair(checksums, None, found)
-    return _ReadPair(checksums, read or inputs.read(pair))
+        return _ReadPair(checksums, None, kept=found)
+    read = read or inputs.read(pair, empty)
+    return _ReadPair(checksums, read, read.black)
+
+
+_UNWRITTEN = 2 * LONGEST_SHARD  # pairs whose fields are made but not on the disk, which are waited for beyond that
+
+
+def _known(kept: tuple[Chunk, PairFacts]) -> Future[tuple[Chunk, PairFacts]]:
+    done: Future[tuple[Chunk, PairFacts]] = Future()
+    done.set_result(kept)
+    return done
+
+
+class _Encoding:
+    """Threads that encode fields. Whoever submits one waits while as many as there are threads, and one, wait."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._room = threading.Semaphore(threads + 1)
+
+    def __enter__(self) -> "_Encoding":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def submit(
+        self, encode: Callable[..., tuple[Chunk, PairFacts]], *arguments: Any
+    ) -> Future[tuple[Chunk, PairFacts]]:
+        """Encode one, in its turn."""
+        self._room.acquire()
+        submitted = self._pool.submit(encode, *arguments)
+        submitted.add_done_callback(lambda _: self._room.release())
+        return submitted
 
 
 class LateAligner:
