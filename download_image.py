@@ -7,9 +7,9 @@ Writes x{X}_y{Y}_z{Z}_MIP{M}.h5 for each MIP. Offsets are MIP-0 voxels, patch si
 """
 
 import argparse
-import os
 
 from curation import cli
+from curation.machine import usable_cores
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--cv_path_defects", help="a volume of defects, read at the same MIPs")
     made.add_argument("--mask_val", type=cli.threshold, help="pixels whose defect value is at least this become 0")
-    made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
+    made.add_argument("--parallel", type=cli.positive, default=usable_cores(), help="worker processes (all CPUs)")
     made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")
     made.add_argument(
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"

@@ -29,6 +29,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dst_mip", required=True, type=cli.level, help="MIP of the fields to write")
     made.add_argument("--gpu", type=cli.numbers, help="GPUs to use, such as 0,1,2,3 (all)")
     made.add_argument("--cpu_workers", type=cli.positive, help="run on the CPU, in so many processes (all CPUs)")
+    made.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="number type in which the module computes, as far as it can (float32)",
+    )
+    made.add_argument("--tile", type=cli.positive, help="run larger images in tiles of TILE x TILE pixels (whole)")
+    made.add_argument(
+        "--overlap",
+        type=cli.level,
+        help="pixels that the module sees around each part of a tile that counts (TILE / 8)",
+    )
     made.add_argument("--model_params", type=cli.json_object, default={}, help="JSON object for the module's create()")
     made.add_argument("--crop", choices=("start", "center"), default="start", help="what coarse and fine boxes share")
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
@@ -61,6 +73,9 @@ def main(args: argparse.Namespace) -> None:
             dst_mip=args.dst_mip,
             gpu=args.gpu,
             cpu_workers=args.cpu_workers,
+            precision=args.precision,
+            tile=args.tile,
+            overlap=args.overlap,
             model_params=args.model_params,
             crop=args.crop,
             decimals=args.field_decimals,

@@ -7,9 +7,9 @@ a cloud path (gs://..., s3://..., file://...) it writes the images, warped, as s
 """
 
 import argparse
-import os
 
 from curation import cli
+from curation.machine import usable_cores
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--spec_path", required=True, help="the spec, from create_spec.py")
     made.add_argument("--dst_path", required=True, help="a folder, made if only it is missing, or a layer's cloud path")
     made.add_argument("--name", help="of the files, without .h5 (after the first pair: x{X}_y{Y}_z{Z}_MIP{M})")
-    made.add_argument("--parallel", type=cli.positive, default=os.cpu_count(), help="worker processes (all CPUs)")
+    made.add_argument("--parallel", type=cli.positive, default=usable_cores(), help="worker processes (all CPUs)")
     made.add_argument("--suffix", help="a tag before .h5 in the field file's name, such as a checkpoint's")
     made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
     made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")

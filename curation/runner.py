@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import UsageError, WorkError
+from .machine import THREADS
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -78,10 +79,23 @@ class _Here:
 _here = _Here()
 
 
-def warm_up(*modules: str) -> None:
-    """Start the process that workers are forked from. It imports `modules`, once for all, while this one goes on."""
+def warm_up(*modules: str, threads: int | None = None) -> None:
+    """Start the process that workers are forked from. It imports `modules`, once for all, while this one goes on.
+
+    threads: how many the libraries under numpy may have in each worker; the user's own setting, if it is less.
+    """
     _CONTEXT.set_forkserver_preload(list(modules))
-    _start_server()
+    before = {name: os.environ.get(name) for name in THREADS if threads is not None}
+    try:
+        for name, value in before.items():  # the server takes its environment over, and they look as they load
+            os.environ[name] = str(min(threads or 1, int(value)) if value and value.isdecimal() else threads)
+        _start_server()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_server() -> None:

@@ -21,6 +21,14 @@ from small_jobs import (
     tree,
 )
 
+from curation.aligners.memory import OutOfMemoryError
+from curation.aligners.pyramid import Module
+from curation.errors import WorkError
+from curation.steps.devices import Workers
+from curation.steps.field_inputs import PairInputs
+from curation.steps.field_work import Failure, FieldWork, GenerateFieldsOptions
+from curation.steps.kept_fields import KeptFields
+
 X, Y = 12, 8
 Arguments = Callable[..., list[object]]
 
@@ -195,7 +203,7 @@ def test_what_a_module_prints_goes_to_stderr(more: list[str], run_of: Arguments,
     done = script("generate_fields.py", *run_of(*more, create=PRINTING, cpu_workers=None))
     assert done.returncode == 0, done.stderr
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {
-        *("module", "workers", "output", "pairs", "shards", "tried", "not"),
+        *("module", "workers", "precision", "tiles", "output", "pairs", "shards", "tried", "not"),
         *("correlation", "by", "least", "displacement", "folded"),
     }
     for line in ("at import", "at creation", "as it runs", "in C", "in a process of its own"):
@@ -469,27 +477,58 @@ def test_46_a_gpu_where_there_is_no_cuda(run_of: Arguments, refused: Refused, mo
     assert "on the CPU with --cpu_workers N" in line
 
 
+# Holds a large tensor, as modules do, while memory runs out on the pair whose source begins with 7.
 OUT_OF_MEMORY = """
-import torch
+import gc, torch, weakref
+held = []
 def create():
     def forward(s, t):
+        assert not any(tensor() is not None for tensor in held)
         if s[0, 0, 0, 0] == 7:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
+            large = torch.ones(1000)
+            held.append(weakref.ref(large))
+            raise ERROR
         return torch.ones(1, 2, *s.shape[2:])
     return forward
 """
+ON_GPU = "CUDA out of memory. Tried to allocate 80.00 GiB"
+ON_CPU = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
 
 
-def test_47_out_of_gpu_memory_names_the_pair_and_others_go_on(
-    run_of: Arguments, failed: Refused, command: Command, joined: Joined, tmp_path: Path
+@pytest.mark.parametrize(
+    ("error", "workers", "remedy"),
+    [
+        (f'torch.OutOfMemoryError("{ON_GPU}")', 1, "--tile 6, which runs a pair in parts"),
+        (f'torch.cuda.OutOfMemoryError("{ON_GPU}")', 2, "--tile 6, which runs a pair in parts or fewer --cpu_workers"),
+        (f'RuntimeError("{ON_GPU}")', 1, "--tile 6, which runs a pair in parts"),
+        (f'RuntimeError("{ON_CPU}")', 2, "--tile 6, which runs a pair in parts or fewer --cpu_workers"),
+        ('MemoryError("no more")', 1, "--tile 6, which runs a pair in parts"),
+    ],
+)
+def test_47_out_of_memory_names_the_pair_and_the_remedy_and_others_go_on(
+    error: str, workers: int, remedy: str, run_of: Arguments, failed: Refused, tmp_path: Path
 ) -> None:
     images = fields(5)
     images[3, 0, 0, 0] = 7
-    arguments = run_of(create=OUT_OF_MEMORY, image_path=put_main(tmp_path / "large.h5", images))
+    create = OUT_OF_MEMORY.replace("ERROR", error)
+    arguments = run_of(create=create, image_path=put_main(tmp_path / "large.h5", images), cpu_workers=workers)
     line = failed("generate_fields.py", *arguments)
     assert "1 of 5 pairs failed: pair 3; the first: pair 3, 12 x 8 pixels" in line
-    assert "CUDA out of memory" in line
+    assert error.split('"')[1] in line
+    assert line.endswith(f"; to need less memory, give {remedy}")
     assert sorted(tree(tmp_path / "shards")) == ["0_1.h5", "1_2.h5", "2_3.h5", "4_5.h5"]
+
+
+def test_47_the_remedies_on_a_gpu_are_tiles_and_half_the_precision() -> None:
+    inputs = PairInputs(np.ones((2, 1024, 512), np.float32), None)
+    for changes, remedy in (
+        ({}, "--tile 512, which runs a pair in parts or --precision bfloat16"),
+        ({"tile": 256, "precision": "bfloat16"}, "--tile 128, which runs a pair in parts"),
+    ):
+        options = GenerateFieldsOptions("", "", None, "", 0, "", 3, 3, **changes)
+        work = FieldWork(options, Module(Path(), 0, 3), {}, KeptFields(), Workers(("cuda:0", "cuda:1"), 1))
+        assert Failure.of(3, inputs, OutOfMemoryError("full"), work).text.endswith(f"less memory, give {remedy}")
+    assert not Failure.of(3, inputs, WorkError("broken"), work).memory
 
 
 # concat_fields

@@ -21,10 +21,12 @@ from small_jobs import differing, leftovers, made_folder, put_main
 from curation import fields
 from curation.datasets.seal import seal_finished
 from curation.datasets.shards import Shard, missing_shards, shard_size
-from curation.errors import UsageError
+from curation.errors import UsageError, WorkError
 from curation.steps import field_work
 from curation.steps.concat_fields import concat_fields
-from curation.steps.field_work import GenerateFieldsOptions
+from curation.steps.devices import Threads, Workers
+from curation.steps.field_inputs import FieldInputs
+from curation.steps.field_work import FieldWork, GenerateFieldsOptions
 from curation.steps.generate_fields import generate_fields
 from curation.steps.kept_fields import KeptReader
 
@@ -508,6 +510,92 @@ def test_where_only_one_file_holds_starts_pairs_are_matched_by_order(
         for name in ("start", "translation", "pair"):
             del file[name]
     np.testing.assert_array_equal(joined(changed, tmp_path), priors[[1, 0, 2, 3, 4]] + 1)
+
+
+# Reading, running and encoding go on beside one another
+
+
+@pytest.fixture
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker in this process has several threads that read and encode, and takes a different time for each pair."""
+    monkeypatch.setattr(Workers, "threads", Threads(reading=3, encoding=4))
+    waited = iter([0.04, 0.0, 0.02] * 1000)
+    encode, read = field_work.encode, FieldInputs.read
+
+    def encode_late(*arguments: Any) -> Any:
+        time.sleep(next(waited))
+        return encode(*arguments)
+
+    def read_late(*arguments: Any) -> Any:
+        time.sleep(next(waited) / 4)
+        return read(*arguments)
+
+    monkeypatch.setattr(field_work, "encode", encode_late)
+    monkeypatch.setattr(FieldInputs, "read", read_late)
+
+
+def test_many_threads_make_the_same_shards_as_one(
+    options: Callable[..., GenerateFieldsOptions], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(3)
+    paths = {
+        "image_path": dataset(tmp_path / "many.h5", random.normal(size=(70, 2, X, Y)).astype(np.float32)),
+        "prev_field_path": dataset(tmp_path / "many_priors.h5", random.normal(size=(70, 2, X, Y)).astype(np.float32)),
+    }
+    folders = [made_folder(tmp_path / name) for name in ("one", "many")]
+    generate_fields(options(**paths, temp_dir=str(folders[0])))
+    request.getfixturevalue("many_threads")
+    generate_fields(options(**paths, temp_dir=str(folders[1])))
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert names == sorted(path.name for path in folders[1].iterdir())
+    assert [what for name in names for what in differing(folders[0] / name, folders[1] / name)] == []
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_a_pair_that_cannot_be_read_ends_the_run_after_the_shards_before_it(
+    options: Callable[..., GenerateFieldsOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = FieldInputs.read
+
+    def failing(inputs: FieldInputs, pair: int, *arguments: Any) -> Any:
+        if pair == 3:
+            raise WorkError("pair 3: the disk is gone")
+        return read(inputs, pair, *arguments)
+
+    monkeypatch.setattr(FieldInputs, "read", failing)
+    changed = options()
+    with pytest.raises(WorkError, match="the disk is gone"):
+        generate_fields(changed)
+    assert sorted(path.name for path in Path(changed.temp_dir).iterdir()) == ["0_1.h5", "1_2.h5", "2_3.h5"]
+
+
+def test_only_so_many_fields_wait_to_be_encoded(
+    options: Callable[..., GenerateFieldsOptions], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Workers, "threads", Threads(reading=1, encoding=2))
+    made, encoded, most = [], [], []
+    encode, field_of = field_work.encode, FieldWork.field_of
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.02)
+        encoded.append(1)
+        return encode(*arguments)
+
+    def noted(*arguments: Any) -> Any:
+        made.append(1)
+        most.append(len(made) - len(encoded))
+        return field_of(*arguments)
+
+    monkeypatch.setattr(field_work, "encode", slowly)
+    monkeypatch.setattr(FieldWork, "field_of", noted)
+    many = np.ones((40, 2, X, Y), np.float32)
+    paths = {
+        "image_path": dataset(tmp_path / "many.h5", many),
+        "prev_field_path": dataset(tmp_path / "many_priors.h5", many),
+    }
+    generate_fields(options(**paths))
+    assert len(made) == 40
+    assert max(most) <= 2 + 1 + 1 + 1  # under way, waiting, held by the worker, and the one that the module makes
 
 
 # --update

@@ -114,7 +114,8 @@ def test_the_plan_of_fields(dry: Run, command: Command, tmp_path: Path) -> None:
     arguments = fields_arguments(tmp_path, images, None)
     plan = dry("generate_fields.py", *fields_arguments(tmp_path, images, None, cpu_workers=2))
     assert plan["module"] == f"{tmp_path}/pyramid/0_mip3in_small"
-    assert plan["workers"] == "cpu, cpu"
+    assert plan["workers"].startswith("2 on cpu; ")
+    assert plan["precision"] == "float32"
     assert plan["pairs"] == "37, 0 of them found done"
     assert plan["shards to make"] == "37"  # of one pair each, as long as there are fewer than 64 pairs
     assert command("generate_fields.py", *arguments).code == 0

@@ -12,7 +12,7 @@ from commands import ROOT
 PACKAGE = ROOT / "curation"
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
-PLUMBING = {"cli", "errors", "files", "provenance", "runner", "progress", "stores"}
+PLUMBING = {"cli", "errors", "files", "provenance", "runner", "progress", "stores", "machine"}
 ARITHMETIC = {"boxes", "fields", "quality", "samples"}
 SPEC = {"spec", "pair_selection"}
 

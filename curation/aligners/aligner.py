@@ -19,6 +19,7 @@ import torch
 
 from ..errors import UsageError, WorkError
 from .exported import load_exported
+from .memory import OutOfMemoryError, has_run_out
 from .models import Model
 from .packages import Package
 from .pyramid import Module, create_path, exported_path
@@ -46,8 +47,17 @@ def _loaded(module: Module, checkpoint_name: str, params: Mapping[str, Any], dev
 class Aligner:
     """A loaded module on a device, called with numpy arrays."""
 
-    def __init__(self, module: Module, checkpoint_name: str, params: Mapping[str, Any], device: str) -> None:
+    def __init__(
+        self,
+        module: Module,
+        checkpoint_name: str,
+        params: Mapping[str, Any],
+        device: str,
+        precision: str = "float32",
+    ) -> None:
+        """precision: "bfloat16" or "float16" for torch's autocast to that type around the calls; "float32" for none."""
         self._folder = module.folder
+        self._precision = precision
         self._device = torch.device(device)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # where a module that only says `cuda` puts its own tensors
@@ -62,24 +72,25 @@ class Aligner:
     def __call__(self, source: Any, target: Any, prior: Any) -> Any:
         """The field, (2, X, Y) float32 pixels, that warps source onto target, both (X, Y).
 
-        prior: (2, X, Y) or None. A failure is a `WorkError` that names the module; sizes that a model cannot take
-        are a `UsageError`.
+        prior: (2, X, Y) or None. A failure is a `WorkError` that names the module, and `OutOfMemoryError` is one; sizes
+        that a model cannot take are a `UsageError`.
         """
         source_image, target_image = (self._tensor(image)[None, None] for image in (source, target))
         start = None if prior is None else self._tensor(prior)[None]
         try:
-            with _seeded(self._device), _printing_to_stderr():
+            with _seeded(self._device), _printing_to_stderr(), _autocast(self._device, self._precision):
                 given = self._model(source_image, target_image, start)
             with torch._C.DisableTorchFunctionSubclass():  # a tensor of a class of its own is judged as a plain one
                 return self._field(given, source.shape)
         except (UsageError, WorkError):
             raise
         except (Exception, SystemExit) as error:  # a module that ends the program has not made its field
-            raise WorkError(f"{self._folder}: {_text(error, self._folder)}") from error
+            kind = OutOfMemoryError if has_run_out(error) else WorkError
+            raise kind(f"{self._folder}: {_text(error, self._folder)}") from error
 
     def _tensor(self, array: Any) -> torch.Tensor:
         # A copy on the CPU too: the module may write to what it is given, and the pair is measured afterwards.
-        return torch.from_numpy(array).to(self._device, copy=True)
+        return torch.from_numpy(array).to(self._device, non_blocking=True, copy=True)
 
     def _field(self, given: Any, shape: tuple[int, int]) -> Any:
         wanted = (1, 2, *shape)
@@ -92,7 +103,25 @@ class Aligner:
         # A torchfields Field is a tensor of a class of its own; what is stored is its plain numbers.
         plain = given.detach().as_subclass(torch.Tensor)[0]
         # A copy, and the only one: the module may write to its own again while this is stored.
-        return plain.to("cpu", torch.float32, copy=True).numpy()
+        if plain.device.type == "cpu" and plain.dtype == torch.float32:
+            return np.array(plain.numpy(), order="C")  # torch would wake threads for it, which takes longer
+        if plain.device.type != "cuda":
+            return plain.to("cpu", torch.float32, copy=True).numpy()
+        copied = torch.empty(plain.shape, pin_memory=True)  # to which a GPU copies faster
+        return copied.copy_(plain.to(torch.float32)).numpy()  # after all that the GPU has still to do
+
+
+def limit_threads(cores: int) -> None:
+    """Have torch use no more threads in this process than it may use cores."""
+    torch.set_num_threads(cores)
+    with contextlib.suppress(RuntimeError):  # this process has used them already, and their number stays what it is
+        torch.set_num_interop_threads(cores)
+
+
+def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
 
 
 @contextlib.contextmanager
@@ -103,7 +132,10 @@ def _seeded(device: torch.device) -> Iterator[None]:
     """
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+        if torch.cuda.is_available():
+            torch.manual_seed(0)
+        else:  # what that does on the CPU, without formatting a traceback for GPUs that are not there
+            torch.default_generator.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
         try:

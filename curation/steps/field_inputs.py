@@ -8,6 +8,7 @@ import numpy as np
 from isal import isal_zlib
 
 from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.stored import Empty, SampleReader
 from ..errors import UsageError, numbered
 
 Checksums = tuple[int, int, int]
@@ -42,7 +43,8 @@ class FieldInputs:
     """The image file and the previous fields, open to be read.
 
     prior_of: (N,) int64, the place of each pair's prior among the previous fields; -1 where it has none there.
-    known_images, known_priors: `crc32` of the files, (N, 2) and (M, 1), where they hold it.
+    known_images, known_priors: `crc32` of the files, (N, 2) and (M, 1), where they hold it. read_images, read_prior: of
+    the files' samples.
     """
 
     images: Dataset
@@ -50,6 +52,8 @@ class FieldInputs:
     prior_of: np.ndarray
     known_images: np.ndarray | None
     known_priors: np.ndarray | None
+    read_images: SampleReader
+    read_prior: SampleReader | None
 
     @property
     def pairs(self) -> int:
@@ -70,15 +74,15 @@ class FieldInputs:
         zero_priors = tuple(np.flatnonzero(self.prior_of < 0).tolist())
         return Matched(self.pairs, int(self.prior.main.shape[0]) - found, zero_priors)
 
-    def read(self, pair: int) -> PairInputs:
-        """The images and the prior of a pair."""
-        images = self.images.main[pair].astype(np.float32)
-        if self.prior is None:
+    def read(self, pair: int, empty: Empty | None = None) -> PairInputs:
+        """The images and the prior of a pair, in any thread. empty: makes the arrays that they are read into."""
+        images = self.read_images(pair, empty)
+        if self.read_prior is None:
             return PairInputs(images, None)
         place = int(self.prior_of[pair])
         if place < 0:
             return PairInputs(images, np.zeros(images.shape, np.float32))
-        return PairInputs(images, self.prior.main[place].astype(np.float32))
+        return PairInputs(images, self.read_prior(place, empty))
 
     def known_checksums(self, pair: int) -> Checksums | None:
         """The checksums of a pair, if the files hold them."""
@@ -122,7 +126,8 @@ def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, miss
     images = open_dataset(image_path)
     if prev_field_path is None:
         _check(images, "image", src_mip)
-        return FieldInputs(images, None, np.full(len(images.main), -1, np.int64), _known(images, 2), None)
+        none = np.full(len(images.main), -1, np.int64)
+        return FieldInputs(images, None, none, _known(images, 2), None, SampleReader(images.main), None)
     prior = open_dataset(prev_field_path)
     _check(images, "image", src_mip)
     _check(prior, "field", src_mip)
@@ -133,7 +138,8 @@ def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, miss
             f"{prior.path} has no field with the start of {numbered(missing)} of {images.path}: "
             "make such fields, or take their prior for 0 with --missing_prior zero"
         )
-    return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1))
+    readers = SampleReader(images.main), SampleReader(prior.main)
+    return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1), *readers)
 
 
 def places_of(images: Dataset, prior: Dataset) -> np.ndarray:

@@ -4,10 +4,9 @@ A shard is a range of pairs and the file that holds their fields. Workers, one f
 shards from a common queue. A shard appears when it is whole, so the shards that are there are the work that is done.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from .. import fields, runner
 from ..aligners.pyramid import Module, check_params, content_hash, find_module
+from ..aligners.tiles import Tiling
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS
 from ..datasets.probe import check_undamaged
@@ -23,6 +23,7 @@ from ..errors import UsageError, WorkError, numbered
 from ..files import check_destination, locked, make_folder
 from ..progress import progress
 from ..provenance import Provenance, provenance
+from .devices import FLOAT32, Workers, cores_each, expected_workers, find_workers
 from .field_inputs import FieldInputs, Matched
 from .field_shards import LOCKED, FoundShards, find_shards, move_aside
 from .field_work import Failure, FieldWork, GenerateFieldsOptions, tried
@@ -73,7 +74,10 @@ class FieldsPlan:
     """What generate_fields would do, for --dry_run."""
 
     module: Module
-    devices: tuple[str, ...]
+    workers: Workers
+    precision: str
+    tiling: Tiling | None
+    size: tuple[int, int]  # of the images, in pixels
     matched: Matched
     shards: tuple[Shard, ...]
     others: int  # shards of another origin
@@ -88,7 +92,9 @@ class FieldsPlan:
         replaced = replaced if self.others else ""
         lines = [
             ("module", str(self.module.folder)),
-            ("workers", ", ".join(self.devices)),
+            ("workers", str(self.workers)),
+            ("precision", self.precision),
+            ("tiles", self._tiles()),
             ("pairs", f"{self.matched.pairs}, {self.matched.pairs - left} of them found done"),
             *self.matched.lines(),
             ("shards to make", str(len(self.shards)) + replaced),
@@ -96,6 +102,14 @@ class FieldsPlan:
             ("output size", f"up to {size_text(self.output_bytes)}{free}"),
         ]
         return table(lines)
+
+    def _tiles(self) -> str:
+        if self.tiling is None or self.tiling.covers(self.size):
+            return "none: each pair is run whole"
+        width, height = (min(length, self.tiling.size) for length in self.size)
+        count = self.tiling.count(self.size)
+        times = count * width * height / (self.size[0] * self.size[1])
+        return f"{count} a pair, of {width} x {height} pixels: {times:.1f} times the pixels of the pair"
 
 
 def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
@@ -137,9 +151,20 @@ def _plan(
     size = 8 * sum(shard.count for shard in shards) * int(np.prod(inputs.size))
     free = free_bytes(there.folder)
     others = len(there.others) + len(there.aside)
-    work = _on_devices(FieldWork(options, module, made_of, KeptFields()))
+    workers = _workers(options, shards)
+    work = FieldWork(options, module, made_of, KeptFields(), workers)
     return FieldsPlan(
-        module, work.devices, inputs.matched(), tuple(shards), others, size, free, tried=tried(work, shards)
+        module,
+        workers,
+        options.precision,
+        options.tiling,
+        inputs.size,
+        inputs.matched(),
+        tuple(shards),
+        others,
+        size,
+        free,
+        tried=tried(work, shards),
     )
 
 
@@ -153,15 +178,16 @@ def _generate(
         path.unlink(missing_ok=True)
     shards = there.missing(inputs.pairs)
     resumed = sum(shard.count for shard in there.shards)
-    work = FieldWork(options, module, made_of, KeptFields())
     if shards:
         if options.cpu_workers != 1:
-            runner.warm_up("torch", "h5py", "isal")
-        work = _on_devices(work)  # so that what is amiss with them is told before anything is moved
+            threads = cores_each(expected_workers(options.gpu, options.cpu_workers), len(shards))
+            runner.warm_up("torch", "h5py", "isal", threads=threads)
+        workers = _workers(options, shards)  # so that what is amiss with them is told before anything is moved
     aside = [*there.aside, *move_aside(there.folder, there.others)]
     kept = 0
     if shards:
-        kept = _run(replace(work, kept=kept_fields(aside, made_of)), shards, inputs.pairs, resumed)
+        work = FieldWork(options, module, made_of, kept_fields(aside, made_of), workers)
+        kept = _run(work, shards, inputs.pairs, resumed)
     for path in aside:
         path.unlink()
     return _generated(options, inputs, [*there.shards, *shards], resumed, kept if aside else None, done=not shards)
@@ -172,7 +198,7 @@ def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
     failures = _Failures(work.options, pairs)
     kept = 0
     with progress(pairs, "pairs", "pair", done=resumed) as bar:
-        for number, done in runner.run(work, [[shard] for shard in shards], len(work.devices), failures.hear):
+        for number, done in runner.run(work, [[shard] for shard in shards], len(work.workers.devices), failures.hear):
             kept += done.kept
             bar.update(shards[number].count)
     if work.options.failed == "stop":
@@ -240,27 +266,8 @@ def _generated(
     )
 
 
-def _on_devices(work: FieldWork) -> FieldWork:
-    devices = _devices(work.options)
-    threads = max(1, (os.cpu_count() or 1) // len(devices)) if devices[0] == "cpu" else None
-    return replace(work, devices=tuple(devices), threads=threads)
-
-
-def _devices(options: GenerateFieldsOptions) -> list[str]:
-    """A device a worker: those asked for, else every GPU, else the CPU."""
-    import torch  # not sooner: it takes a second, and what is amiss is told before
-
-    if options.gpu is not None:
-        there = torch.cuda.device_count()
-        if not torch.cuda.is_available() or max(options.gpu) >= there:
-            raise UsageError(
-                f"--gpu {','.join(map(str, options.gpu))}: CUDA sees {there} GPUs here; "
-                "leave --gpu out to run on those, or on the CPU with --cpu_workers N"
-            )
-        return [f"cuda:{index}" for index in options.gpu]
-    if options.cpu_workers is None and torch.cuda.is_available():
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu"] * (options.cpu_workers or os.cpu_count() or 1)
+def _workers(options: GenerateFieldsOptions, shards: Sequence[Shard]) -> Workers:
+    return find_workers(options.gpu, options.cpu_workers, options.precision, len(shards))
 
 
 def _provenance(options: GenerateFieldsOptions, module: Module, inputs: FieldInputs) -> Provenance:
@@ -275,4 +282,7 @@ def _provenance(options: GenerateFieldsOptions, module: Module, inputs: FieldInp
         dst_mip=options.dst_mip,
         crop=options.crop,
         field_decimals=options.decimals,
+        # Named only where they are given: without them the fields are those of every earlier run.
+        **({} if options.precision == FLOAT32 else {"precision": options.precision}),
+        **({} if options.tiling is None else {"tile": options.tiling.size, "overlap": options.tiling.overlap}),
     )

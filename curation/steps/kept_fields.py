@@ -1,6 +1,7 @@
 """Fields that an earlier run made from the same inputs, and that --update keeps: finding and reading them."""
 
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -59,12 +60,13 @@ def key_of(checksums: Checksums, data: Dataset, sample: int) -> bytes:
 
 
 class KeptReader:
-    """Reads kept fields; the file of the last one stays open."""
+    """Reads kept fields, for one thread at a time; the file of the last one stays open."""
 
     def __init__(self, kept: KeptFields) -> None:
         self._kept = kept
         self._number = -1
         self._file: h5py.File | None = None
+        self._using = threading.Lock()
 
     def find(self, key: bytes) -> tuple[Chunk, PairFacts] | None:
         """A field as it is stored, and its facts; None if it was not kept, or is damaged."""
@@ -73,7 +75,8 @@ class KeptReader:
             return None
         number, sample = place
         try:
-            return _chunk(self._open(number), sample)
+            with self._using:
+                return _chunk(self._open(number), sample)
         except (OSError, RuntimeError):  # of a chunk that cannot be read
             return None
 
