@@ -90,8 +90,8 @@ def test_what_takes_a_second_to_import_is_imported_where_it_is_used(module: str)
         assert not [name for name in found if name.startswith(MAY_BE_HEAVY) and name not in LIGHT]
 
 
-# The first opens a local volume without CloudVolume; the others only look at an aligner's files.
-LIGHT = {"volumes.extent", "aligners.pyramid", "aligners.exported_files"}
+# The first opens a local volume without CloudVolume; the others look at files, plan tiles, or use torch if it is there.
+LIGHT = {"volumes.extent", "aligners.pyramid", "aligners.exported_files", "aligners.tiles", "aligners.memory"}
 
 
 def test_the_map_is_the_folder() -> None:

@@ -4,7 +4,7 @@ import registration
 
 
 def create(
-    radius: int = 5, spacing: float = 8.0, smoothness: float = 0.005, iterations: int = 10
+    radius: int = 5, spacing: float = 8.0, smoothness: float = 0.01, iterations: int = 5
 ) -> registration.Aligner:
     """An aligner that looks up to `6 * radius + 2` pixels from the prior, at a quarter, half and full size.
 

@@ -12,8 +12,8 @@ The field is found in two steps:
    trapped at.
 2. `refine`: the images' differences are linearised around every control point, and one least-squares problem for all
    points gives a step; the field is pulled through it, and so on. This is the method of Lucas & Kanade with the
-   smoothness of Horn & Schunck (Bruhn, Weickert & Schnörr, "Lucas/Kanade meets Horn/Schunck", IJCV 2005). It finds
-   fractions of a pixel. Only the steps are held smooth, not what they add up to, so a large distortion costs nothing.
+   smoothness of Horn & Schunck (Bruhn, Weickert & Schnörr, "Lucas/Kanade meets Horn/Schunck", IJCV 2005). It starts
+   from the block matching, whose bends are free, and finds fractions of a pixel.
 
 Neighbouring EM sections correlate at about 0.2, so a single block often has its best match in a wrong place.
 Hence NCC (blind to local brightness and contrast), windows much wider than the grid's spacing, and neighbours
@@ -53,23 +53,27 @@ class Settings:
 
     searches: tuple[Search, ...]
     spacing: float = 8.0  # between control points
-    smoothness: float = 0.005  # what a unit of a step's `bending` costs against squared grey values
-    stiffness: float = 0.0
-    window: float = 9.0
-    blur: float = 2.0
-    iterations: int = 10  # of the refinement, at each of its scales
-    scales: tuple[float, ...] = (1,)  # of the refinement, the coarsest first
+    window: float = 9.0  # standard deviation of the Gaussian window around each of them
+    smoothness: float = 0.01  # what a unit of `bending` costs against squared grey values
+    iterations: int = 5  # of the refinement, with each of the BLURS
 
 
 POLARITY_SEARCH = Search(scale=4, radius=4)
 SEARCH_SPACING = 12.0  # between the control points of the block matching
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3)  # NCC lost a squared pixel from the mean
 
-# Of the refinement, in pixels of a level:
-WINDOW = 9.0  # standard deviation of the Gaussian window around a control point
-BLUR = 2.0  # of the Gaussian that images are blurred with: EM is noisy
-CONTRAST_WINDOW = 30.0  # of the Gaussian window in which brightness and contrast are made equal
+# Of the refinement, in pixels:
+BLURS = (3.0, 1.5, 0.7)  # standard deviations of the Gaussians: the first sees farthest, the last is exact
+CONTRAST_WINDOW = 30.0  # standard deviation of the window in which brightness and contrast are made equal
 LONGEST_STEP = 2.0
+STEP_SMOOTHNESS = 0.005  # beside `Settings.smoothness`, of a single step
+LEAST_VARIANCE = 1e-4  # around a pixel, so that bare resin is not made into texture
+
+# Of its equations:
+WEAKEST = 1e-4  # where nothing is known, a step is 0 rather than anything
+BENDING_DIAGONAL = 20  # of `bending`, as a matrix
+SOLVER_ITERATIONS = 25
+TINY = 1e-20
 
 
 class Aligner(torch.nn.Module):
@@ -90,7 +94,6 @@ def register(src: Tensor, tgt: Tensor, prior: Tensor | None, settings: Settings)
     with torch.no_grad():
         src, tgt = usable(src), usable(tgt)
         field = start_field(prior, src)
-        base = field
         src = src * polarity(src, tgt, field, settings)
         if settings.searches:
             nodes = grid(size, SEARCH_SPACING)
@@ -98,9 +101,7 @@ def register(src: Tensor, tgt: Tensor, prior: Tensor | None, settings: Settings)
             for stage in settings.searches:
                 residual = search(Level.of(src, tgt, field, nodes, stage.scale), residual, stage)
             field = field + spline(residual, size)
-        for scale in settings.scales:
-            field = refine(src, tgt, field, base, scale, settings)
-        return field
+        return refine(as_level(src), as_level(tgt), field, settings)
 
 
 def grid(size: tuple[int, ...], spacing: float) -> tuple[int, ...]:
@@ -258,46 +259,37 @@ def residual_after(level: Level, field: Tensor, step: Tensor) -> Tensor:
     return separable((whole_field - level.prior) * level.scale, to_nodes)
 
 
-def refine(src: Tensor, tgt: Tensor, field: Tensor, base: Tensor, scale: float, settings: Settings) -> Tensor:
-    """A field (1, 2, X, Y) made exact at a scale: the steps of least squares, each of which pulls it further."""
-    if scale == 1:
-        return refined(as_level(src), as_level(tgt), field, base, settings)
-    level = Level.of(src, tgt, field, (4, 4), scale)
-    change = refined(level.src, level.tgt, level.prior, settings) - level.prior
-    return field + functional.interpolate(change, size=src.shape[2:], mode="bicubic") * level.scale
-
-
-def refined(src: Tensor, tgt: Tensor, field: Tensor, base: Tensor, settings: Settings) -> Tensor:
-    """The field (1, 2, x, y) after all steps; src and tgt (1, 2, x, y) hold an image and its validity each."""
+def refine(src: Tensor, tgt: Tensor, start: Tensor, settings: Settings) -> Tensor:
+    """The field (1, 2, X, Y) after all steps of least squares, each of which pulls it further; from `start`."""
     size = tuple(tgt.shape[2:])
     nodes = grid(size, settings.spacing)
     windows = node_windows(nodes, size, settings.window, tgt)
-    src, tgt = flattened(src, settings.blur), flattened(tgt, settings.blur)
-    tgt_slope = slope(tgt[:, :1])
-    to_nodes = tuple(gaussians(m, n, 0.5 * n / m, tgt) for m, n in zip(nodes, size, strict=True))
-    for _ in range(settings.iterations):
-        moved = pull(src, field)
-        usable_there = tgt[:, 1:] * whole(moved[:, 1:])
-        # The mean of both slopes makes a step exact to the second order, as if it were taken from half way.
-        matrix, vector = equations(
-            moved[:, :1], tgt[:, :1], (slope(moved[:, :1]) + tgt_slope) / 2, usable_there, windows
-        )
-        bent = separable(field - base, to_nodes)[0]
-        vector = vector - settings.stiffness * bending(bent)
-        step = smooth_step(matrix, vector, settings.smoothness + settings.stiffness)
-        step = step * (LONGEST_STEP / step.norm(dim=1, keepdim=True).clamp(min=LONGEST_STEP))
-        field = after(field, spline(step, size))
+    to_nodes = node_windows(nodes, size, settings.spacing / 2, tgt)
+    field = start
+    for blurred in BLURS:
+        flat_src, flat_tgt = flattened(src, blurred), flattened(tgt, blurred)
+        tgt_slopes = slopes(flat_tgt[:, :1])
+        for _ in range(settings.iterations):
+            moved = pull(flat_src, field)
+            valid = flat_tgt[:, 1:] * whole(moved[:, 1:])
+            # The mean of both slopes makes a step exact to the second order, as if it were taken from half way.
+            middle = (slopes(moved[:, :1]) + tgt_slopes) / 2
+            matrix, vector = equations(moved[:, :1], flat_tgt[:, :1], middle, valid, windows)
+            bent = bending(separable(field - start, to_nodes)[0])
+            step = solution(matrix, vector - settings.smoothness * bent, settings.smoothness + STEP_SMOOTHNESS)
+            step = step * (LONGEST_STEP / step.norm(dim=1, keepdim=True).clamp(min=LONGEST_STEP))
+            field = after(field, spline(step, size))
     return field
 
 
 def equations(
-    moved: Tensor, tgt: Tensor, slopes: Tensor, valid: Tensor, windows: tuple[Tensor, ...]
+    moved: Tensor, tgt: Tensor, slopes_there: Tensor, valid: Tensor, windows: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     """What the step at each control point should be: (3, *nodes) of its matrix (yy, xx, yx), and (2, *nodes).
 
-    moved, tgt, valid: (1, 1, x, y); slopes: (1, 2, x, y). A point counts by how well the images agree around it.
+    moved, tgt, valid: (1, 1, x, y); slopes_there: (1, 2, x, y). A point counts by how well the images agree around it.
     """
-    along_y, along_x = slopes[:, :1] * valid, slopes[:, 1:] * valid
+    along_y, along_x = slopes_there[:, :1] * valid, slopes_there[:, 1:] * valid
     difference = tgt - moved
     products = [along_y * along_y, along_x * along_x, along_y * along_x, along_y * difference, along_x * difference]
     agreement = [valid * moved * tgt, valid * moved * moved, valid * tgt * tgt]
@@ -307,7 +299,7 @@ def equations(
     return means[:3] * trust, means[3:5] * trust
 
 
-def smooth_step(matrix: Tensor, vector: Tensor, smoothness: float) -> Tensor:
+def solution(matrix: Tensor, vector: Tensor, smoothness: float) -> Tensor:
     """The step (1, 2, *nodes) that solves all equations in the sense of least squares, together with its smoothness.
 
     Conjugate gradients, preconditioned by each point's own two equations.
@@ -335,12 +327,6 @@ def smooth_step(matrix: Tensor, vector: Tensor, smoothness: float) -> Tensor:
         before, size = size, (rest * better).sum()
         direction = better + size / before.clamp(min=TINY) * direction
     return step[None]
-
-
-WEAKEST = 1e-4  # of an equation: where nothing is known, a step is 0 rather than anything
-BENDING_DIAGONAL = 20  # of `bending`, as a matrix
-SOLVER_ITERATIONS = 25
-TINY = 1e-20
 
 
 def bending(step: Tensor) -> Tensor:
@@ -385,24 +371,22 @@ def as_level(image: Tensor) -> Tensor:
     return torch.cat([image, (image != 0).to(image)], dim=1)
 
 
-def flattened(image: Tensor, BLUR: float) -> Tensor:
-    """An image (1, 2, x, y), blurred, of mean 0 and deviation 1 around every pixel; its validity ends a pixel sooner."""
+def flattened(image: Tensor, width: float) -> Tensor:
+    """An image (1, 2, X, Y) blurred by `width`, with mean 0 and deviation 1 around every pixel.
+
+    Its validity, in channel 1, ends a pixel sooner, so that no slope needs an invalid pixel.
+    """
     valid = image[:, 1:]
     size = tuple(image.shape[2:])
-    blurred = blur(image[:, :1] * valid, BLUR) / blur(valid, BLUR).clamp(min=EPSILON) * valid
+    blurred = blur(image[:, :1] * valid, width) / blur(valid, width).clamp(min=EPSILON) * valid
     windows = node_windows(grid(size, CONTRAST_WINDOW / 4), size, CONTRAST_WINDOW, image)
     share, mean, square = separable(torch.cat([valid, blurred, blurred * blurred], dim=1), windows).split(1, dim=1)
     share = share.clamp(min=EPSILON)
     mean = mean / share
     deviation = (square / share - mean * mean).clamp(min=LEAST_VARIANCE).sqrt()
-    mean, deviation = functional.interpolate(torch.cat([mean, deviation], dim=1), size=size, mode="bilinear").split(
-        1, dim=1
-    )
-    inner = -functional.max_pool2d(-valid, 3, stride=1, padding=1)  # where a slope needs no invalid pixel
-    return torch.cat([(blurred - mean) / deviation * valid, inner], dim=1)
-
-
-LEAST_VARIANCE = 1e-4
+    around = functional.interpolate(torch.cat([mean, deviation], dim=1), size=size, mode="bilinear")
+    inner = -functional.max_pool2d(-valid, 3, stride=1, padding=1)
+    return torch.cat([(blurred - around[:, :1]) / around[:, 1:] * valid, inner], dim=1)
 
 
 def blur(plane: Tensor, width: float) -> Tensor:
@@ -414,7 +398,7 @@ def blur(plane: Tensor, width: float) -> Tensor:
     return functional.conv2d(functional.pad(plane, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
 
 
-def slope(image: Tensor) -> Tensor:
+def slopes(image: Tensor) -> Tensor:
     """The derivatives of (1, 1, x, y) along y and along x: (1, 2, x, y), by central differences."""
     framed = functional.pad(image, (1, 1, 1, 1), mode="replicate")
     along_y = (framed[:, :, 1:-1, 2:] - framed[:, :, 1:-1, :-2]) / 2

@@ -3,15 +3,15 @@
 import registration
 
 
-def create(
-    spacing: float = 8.0,
-    smoothness: float = 0.005,
-    iterations: int = 10,
-    scales: tuple[int, ...] = (1,),
-    radius: int = 0,
-) -> registration.Aligner:
-    """x"""
-    searches = (registration.Search(scale=2, radius=radius),) if radius else ()
+def create(spacing: float = 8.0, smoothness: float = 0.05, iterations: int = 5) -> registration.Aligner:
+    """An aligner that follows what is a few pixels from the prior; it does without a search.
+
+    Finer than stage 0, it tends to follow what really moved between sections (a cell that ends, say): it is
+    therefore held smoother.
+
+    spacing: pixels between control points; smoothness: larger is smoother (see `registration.bending`);
+    iterations: of the refinement.
+    """
     return registration.Aligner(
-        registration.Settings(searches, spacing=spacing, smoothness=smoothness, iterations=iterations, scales=scales)
+        registration.Settings((), spacing=spacing, smoothness=smoothness, iterations=iterations)
     )
