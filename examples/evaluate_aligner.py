@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         evaluate(args)
     except ModuleNotFoundError as error:
-        print(f"error: no module {error.name}: want pip install scikit-image pillow", file=sys.stderr)
+        print(f"error: no module {error.name}: want pip install scikit-image scipy pillow", file=sys.stderr)
         return 2
     except (UsageError, WorkError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

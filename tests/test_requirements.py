@@ -20,8 +20,8 @@ TESTING = ("requirements.txt", "requirements-dev.txt")
 TIMING = ("requirements.txt", "benchmarks/requirements.txt")
 
 # Where the code is, and the files by which `pip install -r` gives all that it imports.
-# The package alone imports what is optional, where it is used; it is pinned for the tests.
-OPTIONAL = {"curation": {"onnxruntime"}}
+# What is optional is imported where it is used; it is pinned for the tests.
+OPTIONAL = {"curation": {"onnxruntime"}, "examples": {"pillow", "scikit-image", "scipy"}}
 NEEDS = {".": RUNNING, "curation": RUNNING, "examples": RUNNING, "tests": TESTING, "benchmarks": TIMING}
 
 
