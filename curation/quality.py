@@ -58,7 +58,7 @@ def measure(
         )
     correlation_after, median_after, low_after = _likeness(pulled(source, field), target)
     displacement_median, displacement_max = _displacement(field, prior)
-    folded, roughness = _soundness(field)
+    folded, roughness = soundness(field)
     return PairQuality(
         correlation_before=correlation_before,
         correlation_after=correlation_after,
@@ -188,7 +188,7 @@ def _displacement(field: np.ndarray, prior: np.ndarray | None) -> tuple[float, f
     return float(np.median(lengths)), float(lengths.max())
 
 
-def _soundness(field: np.ndarray) -> tuple[float, float]:
+def soundness(field: np.ndarray) -> tuple[float, float]:
     """The share of folded pixels, and the roughness.
 
     A pixel is folded where the determinant of the Jacobian matrix of x + f(x) is not positive, by forward differences:

@@ -33,11 +33,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from curation import fields, quality, samples
-from curation.aligners.pyramid import Module, find_module
+from curation.aligners.pyramid import Module, find_module, find_modules
 from curation.errors import UsageError, WorkError
 
 Array = NDArray[np.float32]
@@ -97,9 +98,10 @@ class Pair:
 
         x, y = positions(displacement)
         pulled = map_coordinates(self.target, [x, y], order=3, mode="mirror")
-        # A spline swings below 0 where tissue meets what is black, and black must stay so.
+        # Only what is black is 0, although a spline swings beyond the values that it goes through.
         black = map_coordinates((self.target == 0).astype(np.float32), [x, y], order=1, mode="mirror") > 0
-        return replace(self, target=np.where(black, 0, np.maximum(pulled, 1)).astype(np.float32))
+        lowest = np.min(self.target, where=self.target != 0, initial=np.inf)
+        return replace(self, target=np.where(black, 0, np.maximum(pulled, lowest)).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -124,32 +126,28 @@ HEADER = f"{'aligner':<32} amplitude   error (px)  worst (px)   folded  s a pair
 
 def evaluate(args: argparse.Namespace) -> None:
     """Print the table, and write the picture if one is wanted."""
-    from tqdm import tqdm
-
     if args.size <= 2 * MARGIN:
         raise UsageError(f"--size {args.size}: nothing is left {MARGIN} pixels from the border: want more")
     pyramid = PyramidAligner(args.pyramid_path, args.checkpoint_name, args.device)
+    if args.size % (1 << pyramid.coarsest):
+        raise UsageError(f"--size {args.size}: want a multiple of {1 << pyramid.coarsest}, for the coarsest stage")
     pairs, across = read_pairs(args)
     aligners: dict[str, AlignFunction] = {"pyramid": pyramid, "TV-L1": tvl1, "ILK": ilk}
-    print(HEADER)
+    tqdm.write(HEADER)
     steps = len(pairs) * (len(aligners) * (1 + len(AMPLITUDES)) + 1 + len(DAMAGES) + 2)
     with tqdm(total=steps, unit="run", file=sys.stderr, disable=None) as bar:
         undisturbed = {name: [run(align, pair, bar) for pair in pairs] for name, align in aligners.items()}
         for amplitude in AMPLITUDES:
             for name, align in aligners.items():
-                print_line(judged(name, align, pairs, undisturbed[name], amplitude, bar))
-        print_line(judged("pyramid", pyramid, pairs, undisturbed["pyramid"], DAMAGED_AT, bar))
+                tqdm.write(str(judged(name, align, pairs, undisturbed[name], amplitude, bar)))
+        tqdm.write(str(judged("pyramid", pyramid, pairs, undisturbed["pyramid"], DAMAGED_AT, bar)))
         for name, damage in DAMAGES.items():
-            print_line(judged(name, pyramid, pairs, undisturbed["pyramid"], DAMAGED_AT, bar, damage))
+            tqdm.write(str(judged(name, pyramid, pairs, undisturbed["pyramid"], DAMAGED_AT, bar, damage)))
         before = [run(pyramid, pair, bar) for pair in across]
-        print_line(judged("the section between is missing", pyramid, across, before, DAMAGED_AT, bar))
+        tqdm.write(str(judged("the section between is missing", pyramid, across, before, DAMAGED_AT, bar)))
     if args.png:
         draw(Path(args.png), pairs[0], pyramid)
         print(f"picture: {args.png}")
-
-
-def print_line(line: Line) -> None:
-    print(line, flush=True)
 
 
 def run(align: AlignFunction, pair: Pair, bar: Any) -> Array:
@@ -177,7 +175,7 @@ def judged(
         found = run(align, moved, bar)
         seconds.append(time.perf_counter() - begun)
         errors.append(np.median(error(found, known, before)))
-        folded.append(folded_share(found))
+        folded.append(quality.soundness(found)[0])
     return Line(name, amplitude, np.array(errors, np.float32), float(np.mean(folded)), float(np.median(seconds)))
 
 
@@ -188,12 +186,6 @@ def error(found: Array, known: Array, before: Array) -> Array:
     x, y = positions(known)
     composed = known + np.stack([map_coordinates(each, [x, y], order=1, mode="nearest") for each in before])
     return np.asarray(np.linalg.norm(found - composed, axis=0)[MARGIN:-MARGIN, MARGIN:-MARGIN], np.float32)
-
-
-def folded_share(field: Array) -> float:
-    """The share of the pixels at which a field (2, X, Y) folds the image."""
-    nothing = np.zeros(field.shape[1:], np.float32)
-    return quality.measure(nothing, nothing, field).folded
 
 
 def positions(field: Array) -> tuple[Array, Array]:
@@ -219,36 +211,32 @@ class PyramidAligner:
             (module.in_mip - modules[-1].in_mip, Aligner(module, checkpoint_name, {}, device)) for module in modules
         ]
 
+    @property
+    def coarsest(self) -> int:
+        """How many MIPs the images of the first stage are coarser than those of the last."""
+        return self.stages[0][0]
+
     def __call__(self, source: Array, target: Array) -> Array:
         """The field (2, X, Y) that pulls the source onto the target, both (X, Y) grey values."""
-        field, level = None, self.stages[0][0]
+        field = None
+        level = self.coarsest
         for mip, align in self.stages:
-            if field is not None:
-                x_size, y_size = field.shape[1] << (level - mip), field.shape[2] << (level - mip)
-                field = fields.upsample(field, 1 << (level - mip)) * np.float32(1 << (level - mip))
-                field = np.ascontiguousarray(field[:, :x_size, :y_size])
+            factor = 1 << (level - mip)
+            prior = None if field is None else fields.upsample(field, factor) * np.float32(factor)
+            field = align(normalised(coarser(source, mip)), normalised(coarser(target, mip)), prior)
             level = mip
-            images = [normalised(coarser(image, mip)) for image in (source, target)]
-            field = np.asarray(align(images[0], images[1], field), np.float32)
-        if field is None:
-            raise UsageError("the pyramid has no stage")
-        return field
+        return np.asarray(field, np.float32)
 
 
 def find_stages(pyramid_path: str, checkpoint_name: str) -> list[Module]:
     """The modules of all stages, which go from coarse to fine."""
-    stages = sorted({int(path.name.split("_")[0]) for path in Path(pyramid_path).glob("[0-9]*_mip[0-9]*in_*")})
-    if not stages:
+    found = find_modules(pyramid_path)
+    if not found:
         raise UsageError(f"{pyramid_path}: want a folder of <STAGE>_mip<IN_MIP>in_<SUFFIX> modules")
-    modules = []
-    for stage in stages:
-        names = [path.name for path in Path(pyramid_path).glob(f"{stage}_mip*in_*")]
-        in_mip = int(names[0].split("_mip")[1].split("in_")[0])
-        modules.append(find_module(pyramid_path, stage, in_mip, checkpoint_name))
-    mips = [module.in_mip for module in modules]
+    mips = [module.in_mip for module in found]
     if mips != sorted(mips, reverse=True):
         raise UsageError(f"{pyramid_path}: its stages take images of MIPs {mips}: want them from coarse to fine")
-    return modules
+    return [find_module(pyramid_path, module.stage, module.in_mip, checkpoint_name) for module in found]
 
 
 def coarser(image: Array, mips: int) -> Array:
@@ -292,11 +280,13 @@ def with_y_first(flow: Any) -> Array:
 
 
 def inverted(image: Array) -> Array:
-    return np.where(image == 0, 0, 256 - image).astype(np.float32)
+    tissue = image[image != 0]
+    return np.where(image == 0, 0, tissue.min() + tissue.max() - image).astype(np.float32)
 
 
 def halved(image: Array) -> Array:
-    return np.where(image == 0, 0, image.mean() + (image - image.mean()) / 2).astype(np.float32)
+    middle = image[image != 0].mean()
+    return np.where(image == 0, 0, middle + (image - middle) / 2).astype(np.float32)
 
 
 def partly_missing(image: Array) -> Array:
@@ -326,8 +316,12 @@ DAMAGES: dict[str, Callable[[Array], Array]] = {
 def read_pairs(args: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     """Pairs of neighbouring sections, spread over the volume, and pairs with a section between them."""
     from cloudvolume import CloudVolume
+    from cloudvolume.exceptions import InfoUnavailableError
 
-    volume = CloudVolume(args.cloudpath, progress=False, fill_missing=True, bounded=False)
+    try:
+        volume = CloudVolume(args.cloudpath, progress=False, fill_missing=True, bounded=False)
+    except InfoUnavailableError:
+        raise UsageError(f"{args.cloudpath}: no volume there: want one with an info file") from None
     if args.mip not in volume.available_mips:
         raise UsageError(f"{args.cloudpath} has no MIP {args.mip}: it has {list(volume.available_mips)}")
     volume.mip = args.mip
@@ -359,10 +353,11 @@ def read_pairs(args: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
 
 
 def draw(path: Path, pair: Pair, align: AlignFunction) -> None:
-    """A row for each amplitude: the overlay before and after, the field that was put on, and the field found.
+    """A row for each amplitude: the overlay before and after, the field that was put on, and what was found of it.
 
-    Overlays show the source in magenta and the target in green, so that what agrees is grey. Colours of fields say the
-    direction, and their strength the length, up to the amplitude.
+    The latter is the field found, less the field of the pair as it was. Overlays show the source in magenta and the
+    target in green, so that what agrees is grey. Colours of fields say the direction, and their strength the length, up
+    to the amplitude.
     """
     from PIL import Image
 

@@ -111,16 +111,39 @@ def test_a_table_and_a_picture_are_made(volume: str, tmp_path: Path, capsys: pyt
     [
         (["--size", "80"], "--size 80: nothing is left 40 pixels from the border"),
         (["--size", "500"], "200 x 180 pixels at MIP 0: want at least --size 500"),
+        (["--size", "127"], "--size 127: want a multiple of 2, for the coarsest stage"),
         (["--mip", "7"], "has no MIP 7: it has [0]"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(
     volume: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    folder = pyramid(tmp_path / "pyramid", "0_mip0in_zero")
+    folder = pyramid(tmp_path / "pyramid", "0_mip1in_zero", "1_mip0in_zero")
     assert evaluate.main([folder, volume, *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_damage_and_displacement_keep_what_is_tissue(pair, scale: float) -> None:
+    """Whatever the grey values are, only what was black is 0, and what is displaced stays between its extremes."""
+    image = (pair.target * scale).astype(np.float32)
+    image[:9] = 0
+    damaged = evaluate.DAMAGES["contrast inverted"](image), evaluate.DAMAGES["contrast halved"](image)
+    for made in damaged:
+        np.testing.assert_array_equal(made == 0, image == 0)
+    tissue = image != 0
+    assert np.corrcoef(damaged[0][tissue], image[tissue])[0, 1] == pytest.approx(-1, abs=1e-5)
+    assert damaged[1][tissue].std() == pytest.approx(image[tissue].std() / 2, rel=1e-4)
+    moved = evaluate.Pair(image, image, 1).displaced(pair.displacement(4)).target
+    assert moved[moved != 0].min() >= image[tissue].min()
+    assert (moved[20:] != 0).all() and (moved[:3] == 0).any()
+
+
+def test_a_volume_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pyramid(tmp_path / "pyramid", "0_mip0in_zero")
+    assert evaluate.main([folder, (tmp_path / "none").as_uri()]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_pyramid_that_is_none_is_one_line(volume: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,6 +221,28 @@ def test_coarse_finds_a_large_shift():
     assert median_error(found, true, margin=32) < 0.5
 
 
+@pytest.mark.parametrize("create", [coarse.create, fine.create])
+def test_a_negative_is_aligned_as_the_image_itself_is(create):
+    source, target = displaced_pair(smooth_field((128, 128), amplitude=3))
+    assert torch.equal(create()(-source, target), create()(source, target))
+
+
+def test_what_is_out_of_reach_is_not_taken_for_a_negative():
+    """Blocks find nothing but chance there, one way as well as the other."""
+    registration = sys.modules[coarse.create().__class__.__module__]
+    zeros = torch.zeros(1, 2, 160, 160)
+    for seed in range(20):
+        source, target = noise((160, 160), 2 * seed), noise((160, 160), 2 * seed + 1)
+        assert registration.polarity(source, target, zeros) == 1
+
+
+def test_autocast_does_not_make_the_field_coarser():
+    source, target = displaced_pair(smooth_field((64, 64), amplitude=2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fine.create()(source, target)
+    assert torch.equal(found, fine.create()(source, target))
+
+
 def test_fine_refines_its_prior():
     true = smooth_field((128, 128), amplitude=15)
     prior = true + smooth_field((128, 128), amplitude=1.5).flip(1)

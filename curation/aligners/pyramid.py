@@ -30,9 +30,19 @@ class Module:
     in_mip: int
 
 
+def find_modules(pyramid_path: PathLike) -> list[Module]:
+    """All modules of a pyramid, by their stages; whichever files they hold."""
+    pyramid = Path(pyramid_path)
+    if not pyramid.is_dir():
+        raise UsageError(f"{pyramid}: no such folder; want a pyramid, a folder of <STAGE>_mip<IN_MIP>in_<SUFFIX>")
+    named = ((folder, _NAME.fullmatch(folder.name)) for folder in pyramid.iterdir() if folder.is_dir())
+    modules = [Module(folder, int(match[1]), int(match[2])) for folder, match in named if match]
+    return sorted(modules, key=lambda module: (module.stage, module.folder))
+
+
 def find_module(pyramid_path: PathLike, stage: int, src_mip: int, checkpoint_name: str) -> Module:
     """The module of a stage; whatever is amiss is a `UsageError` that lists what is there."""
-    modules = list(_modules(Path(pyramid_path)))
+    modules = find_modules(pyramid_path)
     have = ", ".join(sorted(module.folder.name for module in modules)) or "no <STAGE>_mip<IN_MIP>in_<SUFFIX> folder"
     found = [module for module in modules if module.stage == stage]
     if len(found) != 1:
@@ -54,15 +64,6 @@ def check_params(module: Module, checkpoint_name: str, params: Mapping[str, Any]
             f"{path} is {FORMS[path.suffix].name}, which takes no --model_params: "
             "leave them out, or add a create.py that takes them"
         )
-
-
-def _modules(pyramid: Path) -> Iterator[Module]:
-    if not pyramid.is_dir():
-        raise UsageError(f"{pyramid}: no such folder; want a pyramid, a folder of <STAGE>_mip<IN_MIP>in_<SUFFIX>")
-    for folder in pyramid.iterdir():
-        match = _NAME.fullmatch(folder.name)
-        if match and folder.is_dir():
-            yield Module(folder, int(match[1]), int(match[2]))
 
 
 def create_path(module: Module) -> Path:

@@ -20,7 +20,7 @@ Hence NCC (blind to local brightness and contrast), windows much wider than the 
 that settle a block's answer together.
 
 Every windowed mean, change of resolution and spline is a product with two small matrices, one an axis: sizes
-need not divide each other, borders need no padding, and a GPU gives the same bits every time.
+need not divide each other, and borders need no padding.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Settings:
 
 
 POLARITY_SEARCH = Search(scale=4, radius=4)
+CLEARLY = 0.15  # by so much NCC is the right way better; between noise and noise, chance made 0.11 of it at the most
 SEARCH_SPACING = 12.0  # between the control points of the block matching
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3)  # NCC lost a squared pixel from the mean
 
@@ -91,10 +92,11 @@ class Aligner(torch.nn.Module):
 def register(src: Tensor, tgt: Tensor, prior: Tensor | None, settings: Settings) -> Tensor:
     """The field (1, 2, X, Y) that pulls `src` onto `tgt`, both (1, 1, X, Y); it starts from `prior`."""
     size = check_images(src, tgt)
-    with torch.no_grad():
+    # The caller may have autocast on, whose number types are too coarse for least squares.
+    with torch.no_grad(), torch.autocast(src.device.type, enabled=False):
         src, tgt = usable(src), usable(tgt)
         field = start_field(prior, src)
-        src = src * polarity(src, tgt, field, settings)
+        src = src * polarity(src, tgt, field)
         if settings.searches:
             nodes = grid(size, SEARCH_SPACING)
             residual = src.new_zeros(1, 2, *nodes)
@@ -196,7 +198,7 @@ def pool_valid(image: Tensor, pooling: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([mean * kept, kept], dim=1)
 
 
-# --- the two searches
+# --- block matching
 
 
 def search(level: Level, residual: Tensor, stage: Search) -> Tensor:
@@ -259,6 +261,9 @@ def residual_after(level: Level, field: Tensor, step: Tensor) -> Tensor:
     return separable((whole_field - level.prior) * level.scale, to_nodes)
 
 
+# --- least squares
+
+
 def refine(src: Tensor, tgt: Tensor, start: Tensor, settings: Settings) -> Tensor:
     """The field (1, 2, X, Y) after all steps of least squares, each of which pulls it further; from `start`."""
     size = tuple(tgt.shape[2:])
@@ -266,8 +271,8 @@ def refine(src: Tensor, tgt: Tensor, start: Tensor, settings: Settings) -> Tenso
     windows = node_windows(nodes, size, settings.window, tgt)
     to_nodes = node_windows(nodes, size, settings.spacing / 2, tgt)
     field = start
-    for blurred in BLURS:
-        flat_src, flat_tgt = flattened(src, blurred), flattened(tgt, blurred)
+    for width in BLURS:
+        flat_src, flat_tgt = flattened(src, width), flattened(tgt, width)
         tgt_slopes = slopes(flat_tgt[:, :1])
         for _ in range(settings.iterations):
             moved = pull(flat_src, field)
@@ -358,12 +363,15 @@ def after(field: Tensor, step: Tensor) -> Tensor:
 # --- images made comparable
 
 
-def polarity(src: Tensor, tgt: Tensor, field: Tensor, settings: Settings) -> float:
-    """-1 if one image is the other's negative, else 1: blocks are matched both ways, and the better way wins."""
+def polarity(src: Tensor, tgt: Tensor, field: Tensor) -> float:
+    """-1 if one image is the other's negative, else 1: blocks are matched both ways, and the better way wins.
+
+    It has to be clearly better. Where the right shift is out of reach, both ways find nothing but chance.
+    """
     level = Level.of(src, tgt, field, grid(tuple(src.shape[2:]), SEARCH_SPACING), POLARITY_SEARCH.scale)
     scores = all_scores(level, level.prior, POLARITY_SEARCH)
     alike, unlike = (each.max(dim=0).values.mean() for each in (scores, -scores))
-    return -1.0 if bool(unlike > alike) else 1.0
+    return -1.0 if bool(unlike > alike + CLEARLY) else 1.0
 
 
 def as_level(image: Tensor) -> Tensor:
@@ -432,8 +440,8 @@ def pull(image: Tensor, field: Tensor, outside: str = "zeros") -> Tensor:
     x = torch.arange(x_size, dtype=field.dtype, device=field.device)[:, None] + field[0, 1]
     y = torch.arange(y_size, dtype=field.dtype, device=field.device)[None, :] + field[0, 0]
     # grid_sample wants the last axis first, and pixel centres at (2 i + 1) / n - 1
-    grid = torch.stack([(2 * y + 1) / y_size - 1, (2 * x + 1) / x_size - 1], dim=-1)[None]
-    return functional.grid_sample(image, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    places = torch.stack([(2 * y + 1) / y_size - 1, (2 * x + 1) / x_size - 1], dim=-1)[None]
+    return functional.grid_sample(image, places, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def whole(validity: Tensor) -> Tensor:
