@@ -139,6 +139,14 @@ def positive(text: str) -> int:
     return _integer(text, at_least=1)
 
 
+def jpeg_quality(text: str) -> int:
+    """The quality of a JPEG file, from 1 to 95."""
+    value = _integer(text, at_least=1)
+    if value > 95:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 95, beyond which files only grow")
+    return value
+
+
 def level(text: str) -> int:
     """A MIP level: 0 or more."""
     return _integer(text, at_least=0)

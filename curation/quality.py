@@ -6,7 +6,7 @@ nothing is left to tell of is NaN. docs/spec-and-files.md, "Quality", says how t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,21 +51,29 @@ def measure(
     field: None where there is none, so that only the numbers before it are known. prior: (2, X, Y), what the field
     began as; None stands for 0.
     """
-    correlation_before, median_before, low_before = _likeness(source, target)
+    before = Likeness.of(source, target)
     if field is None:
-        return PairQuality(
-            correlation_before=correlation_before, cpc_median_before=median_before, cpc_low_before=low_before
-        )
-    correlation_after, median_after, low_after = _likeness(pulled(source, field), target)
+        return numbers(before)
+    return numbers(before, Likeness.of(pulled(source, field), target), field, prior)
+
+
+def numbers(
+    before: "Likeness",
+    after: "Likeness | None" = None,
+    field: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
+) -> PairQuality:
+    """What `measure` gives, of likenesses that are known already; after and field: None where there is no field."""
+    found = PairQuality(before.correlation, cpc_median_before=before.median, cpc_low_before=before.low)
+    if after is None or field is None:
+        return found
     displacement_median, displacement_max = _displacement(field, prior)
     folded, roughness = soundness(field)
-    return PairQuality(
-        correlation_before=correlation_before,
-        correlation_after=correlation_after,
-        cpc_median_before=median_before,
-        cpc_low_before=low_before,
-        cpc_median_after=median_after,
-        cpc_low_after=low_after,
+    return replace(
+        found,
+        correlation_after=after.correlation,
+        cpc_median_after=after.median,
+        cpc_low_after=after.low,
         displacement_median=displacement_median,
         displacement_max=displacement_max,
         folded=folded,
@@ -86,7 +94,7 @@ def correlation_map(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     axis of fewer pixels there is one window, of what is there. A window in which fewer than half of the pixels are
     valid in both images, or in which an image does not vary, is NaN.
     """
-    return _Moments.of(source, target).by_window()
+    return Likeness.of(source, target).windows
 
 
 def _finite(image: np.ndarray) -> np.ndarray:
@@ -96,6 +104,34 @@ def _finite(image: np.ndarray) -> np.ndarray:
 
 
 # Likeness
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two images are. correlation: of all their pixels. windows: (nx, ny), see `correlation_map`."""
+
+    correlation: float
+    windows: np.ndarray
+
+    @classmethod
+    def of(cls, source: np.ndarray, target: np.ndarray) -> "Likeness":
+        """The likeness of two images (X, Y)."""
+        moments = _Moments.of(source, target)
+        return cls(_or_nan(moments.overall()), moments.by_window())
+
+    @property
+    def median(self) -> float:
+        """The median of the windows."""
+        return self._percentile(50)
+
+    @property
+    def low(self) -> float:
+        """The 5th percentile of the windows."""
+        return self._percentile(LOW)
+
+    def _percentile(self, percent: float) -> float:
+        known = self.windows[~np.isnan(self.windows)]
+        return float(np.percentile(known, percent)) if known.size else math.nan
 
 
 @dataclass(frozen=True)
@@ -159,16 +195,6 @@ def _mean(image: np.ndarray, used: np.ndarray) -> float:
     return float(image.mean(dtype=np.float64, where=used)) if used.any() else 0.0
 
 
-def _likeness(source: np.ndarray, target: np.ndarray) -> tuple[float, float, float]:
-    """The correlation of two images, and the median and the low percentile of their windows'."""
-    moments = _Moments.of(source, target)
-    windows = moments.by_window()
-    known = windows[~np.isnan(windows)]
-    if not known.size:
-        return _or_nan(moments.overall()), math.nan, math.nan
-    return _or_nan(moments.overall()), float(np.median(known)), float(np.percentile(known, LOW))
-
-
 def _or_nan(value: float) -> float:
     """The value, or the one NaN whose bits do not depend on how it came about."""
     return math.nan if math.isnan(value) else value
@@ -211,6 +237,16 @@ def soundness(field: np.ndarray) -> tuple[float, float]:
     return folds / cells if cells else math.nan, math.sqrt(squares / bends) if bends else math.nan
 
 
+def folded_pixels(field: np.ndarray) -> np.ndarray:
+    """(X, Y) bool: which pixels of a field (2, X, Y) are folded, see `soundness`; none in the last row and column."""
+    rows = _vectors(field)
+    with np.errstate(invalid="ignore", over="ignore"):
+        determinant = _determinant(np.diff(rows, axis=1), np.diff(rows, axis=2))
+    folded = np.zeros(field.shape[1:], bool)
+    folded[: determinant.shape[0], : determinant.shape[1]] = determinant <= 0
+    return folded
+
+
 def _vectors(field: np.ndarray) -> np.ndarray:
     """The field with NaN in both components where a vector is not finite."""
     finite = np.isfinite(field)
@@ -219,10 +255,15 @@ def _vectors(field: np.ndarray) -> np.ndarray:
 
 def _folds(along_x: np.ndarray, along_y: np.ndarray) -> tuple[int, int]:
     """How many pixels are folded, and of how many that can be told; differences, (2, X, Y) and (2, X, Y - 1)."""
-    along_x, along_y = along_x[:, :, :-1], along_y[:, : along_x.shape[1]]
-    determinant = (1 + along_x[1]) * (1 + along_y[0]) - along_x[0] * along_y[1]
+    determinant = _determinant(along_x, along_y)
     known = int(np.count_nonzero(~np.isnan(determinant)))
     return int(np.count_nonzero(determinant <= 0)), known
+
+
+def _determinant(along_x: np.ndarray, along_y: np.ndarray) -> np.ndarray:
+    """Of the Jacobian matrix of x + f(x), (X - 1, Y - 1), by differences of f along x and along y."""
+    along_x, along_y = along_x[:, :, :-1], along_y[:, : along_x.shape[1]]
+    return np.asarray((1 + along_x[1]) * (1 + along_y[0]) - along_x[0] * along_y[1])
 
 
 def _squares(bend: np.ndarray) -> tuple[float, int]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, astuple
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from small_jobs import (
 )
 from volumes_made import make_layer
 
-from curation.datasets.dataset import open_dataset
+from curation.datasets.collection import open_collection
 from curation.datasets.facts import QUALITY_FACTS
 from curation.datasets.seal import seal_finished
 from curation.errors import UsageError
@@ -55,13 +55,9 @@ def same(one: PairQuality, other: PairQuality) -> bool:
 
 def of_all(images: Path, fields: Path | None) -> list[Measured]:
     """The numbers of all pairs of two files."""
-    opened = [open_dataset(path) if path else None for path in (images, fields)]
-    try:
-        return list(measured(opened[0], opened[1], range(len(opened[0].main))))  # type: ignore[arg-type, union-attr]
-    finally:
-        for data in opened:
-            if data is not None:
-                data.file.close()
+    with ExitStack() as stack:
+        opened = [stack.enter_context(closing(open_collection(path))) for path in (images, fields) if path]
+        return list(measured(opened[0], opened[1] if fields else None, range(opened[0].shape[0])))
 
 
 def random_pairs(count: int, size: int = 40) -> np.ndarray:
@@ -335,10 +331,9 @@ def test_numbers_of_make_dataset_are_taken_for_its_own_images_only(command: Comm
 
 def test_measuring_streams(tmp_path: Path) -> None:
     path = put_main(tmp_path / "images.h5", random_pairs(2))
-    with closing(open_dataset(path).file) as file:
-        found = measured(open_dataset(path), None, iter([0, 99]))
+    with closing(open_collection(path)) as images:
+        found = measured(images, None, iter([0, 99]))
         assert next(found).pair == 0  # pair 99, which is not there, is not read yet
-        assert file
 
 
 # The table

@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "volumes": {"plumbing", "arithmetic", "spec"},
     "datasets": {"plumbing"},
     "aligners": {"plumbing"},
-    "steps": {"plumbing", "arithmetic", "spec", "annotations", "volumes", "datasets", "aligners"},
+    "review": {"plumbing"},
+    "steps": {"plumbing", "arithmetic", "spec", "annotations", "volumes", "datasets", "aligners", "review"},
 }
 
 HEAVY = {"cloudfiles", "cloudvolume", "torch"}  # a second each

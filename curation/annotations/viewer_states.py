@@ -342,8 +342,18 @@ def state_file(
     starts: (N, 2, 3) MIP-0 voxels. resolution: a voxel's nm. The layer `pairs` holds a line from each source to its
     target; read back, these are the same pairs. `boxes` only shows what they stand for.
     """
-    state = msgspec.json.encode(_state_of(spec, starts, notes, resolution)).decode()
-    return (state if str(path).endswith(".json") else VIEWER + quote(state, safe="~@/:,{}[]'!()*")) + "\n"
+    if not str(path).endswith(".json"):
+        return link_to(spec, starts, notes, resolution) + "\n"
+    return _state_text(spec, starts, notes, resolution) + "\n"
+
+
+def link_to(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolution: Resolution) -> str:
+    """A link that shows pairs, as `state_file` does."""
+    return VIEWER + quote(_state_text(spec, starts, notes, resolution), safe="~@/:,{}[]'!()*")
+
+
+def _state_text(spec: Spec, starts: np.ndarray, notes: Mapping[int, Note], resolution: Resolution) -> str:
+    return msgspec.json.encode(_state_of(spec, starts, notes, resolution)).decode()
 
 
 def commands_to_serve(spec: Spec) -> list[str]:

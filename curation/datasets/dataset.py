@@ -37,6 +37,22 @@ class Dataset:
         return "image" if "mean" in self.file else None
 
     @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, 2, X, Y)."""
+        samples, two, x_size, y_size = self.main.shape
+        return samples, two, x_size, y_size
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(N,) int64, the places of the samples in the dataset: this file is all of it."""
+        return np.arange(len(self.main))
+
+    @property
+    def expected(self) -> int:
+        """How many samples the dataset has."""
+        return len(self.main)
+
+    @property
     def chunk_roles(self) -> int:
         """What this toolkit stores a sample in: 2 images, or 1 field, as `crc32` tells."""
         return int(self.file["crc32"].shape[1]) if "crc32" in self.file else 1
@@ -67,15 +83,18 @@ class Dataset:
                     yield self.main[sample].tobytes()
 
 
-def open_dataset(path: PathLike) -> Dataset:
-    """Open an image or field file; anything else is a `UsageError`."""
+def open_dataset(path: PathLike, is_written: bool = False) -> Dataset:
+    """Open an image or field file; anything else is a `UsageError`.
+
+    is_written: another process may be writing the file, and holds HDF5's lock of it.
+    """
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if not path.is_file():  # of a pipe, HDF5 would wait for a writer for ever
         raise UsageError(f"{path}: not a file: want a dataset file, HDF5")
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", locking=False if is_written else None)
     except OSError as error:
         raise UsageError(f"{path}: not a readable HDF5 file ({error})") from None
     try:

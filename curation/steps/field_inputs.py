@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from isal import isal_zlib
 
+from ..datasets.collection import Collection
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.stored import Empty, SampleReader
 from ..errors import UsageError, numbered
@@ -142,16 +143,20 @@ def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, miss
     return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1), *readers)
 
 
-def places_of(images: Dataset, prior: Dataset) -> np.ndarray:
+def places_of(images: Dataset | Collection, prior: Dataset | Collection) -> np.ndarray:
     """The place of each pair's prior, or other field, (N,), -1 where there is none: by `start` if both have it.
 
-    Otherwise pairs and fields belong together by their order. A `UsageError` if they cannot.
+    Otherwise pairs and fields belong together by their numbers in the dataset. A `UsageError` if they cannot.
     """
-    shapes = [each.main.shape for each in (images, prior)]
+    shapes = [each.shape for each in (images, prior)]
     by_start = all("start" in each.arrays for each in (images, prior))
-    if shapes[0][1:] != shapes[1][1:] or (not by_start and shapes[0] != shapes[1]):
+    if shapes[0][1:] != shapes[1][1:] or (not by_start and images.expected != prior.expected):
         raise UsageError(f"{images.path} is {shapes[0]}, {prior.path} is {shapes[1]}: want the same shape")
-    places = _places(images.arrays["start"], prior.arrays["start"]) if by_start else np.arange(shapes[0][0])
+    if by_start:
+        places = _places(images.arrays["start"], prior.arrays["start"])
+    else:
+        place_of = {number: place for place, number in enumerate(prior.numbers.tolist())}
+        places = np.array([place_of.get(number, -1) for number in images.numbers.tolist()], np.int64)
     # What was chosen by its start may have another number among the pairs of another spec.
     names = {"translation"} if by_start else {"translation", "pair"}
     matched = np.flatnonzero(places >= 0)

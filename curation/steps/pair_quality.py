@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import runner
-from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.collection import Collection, open_collection
+from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS, PairFacts
 from ..errors import UsageError
 from ..progress import progress
@@ -48,47 +49,61 @@ class Measured:
 
 
 class PairMeasurer:
-    """Gives the numbers of any pair of an image file, and of its field in a field file.
+    """Gives the numbers of any pair of an image file, and of its field in a field file or a folder of shards.
 
     Pair and field belong together by their starts, or by their place where a file holds no starts. A `UsageError` if
     the files cannot belong together. takes_stored: whether numbers that the field file holds of these images are taken
-    as they are.
+    as they are. places: (N,) int64, of each pair's field among the fields; -1 where there is none.
     """
 
-    def __init__(self, images: Dataset, fields: Dataset | None, takes_stored: bool = True) -> None:
+    def __init__(self, images: Collection, fields: Collection | None, takes_stored: bool = True) -> None:
         self._images = images
         self._fields = fields
-        self.places = np.full(len(images.main), -1, np.int64) if fields is None else places_of(images, fields)
+        self.places = np.full(images.shape[0], -1, np.int64)
+        if fields is not None:
+            self.places = places_of(images, fields)
+            self.places[~fields.done[self.places]] = -1
         self._stored = _StoredNumbers(images, fields) if fields is not None and takes_stored else None
 
     def of(self, pair: int) -> Measured:
         """The numbers of one pair."""
+        stored = self.stored(pair)
         place = int(self.places[pair])
-        if self._stored is not None and place >= 0:
-            stored = self._stored.of(pair, place)
-            if stored is not None:
-                return Measured(pair, place, stored, is_stored=True)
-        source, target = self._images.main[pair].astype(np.float32)
-        return Measured(pair, place, measure(source, target, self._field(place)), is_stored=False)
+        if stored is not None:
+            return Measured(pair, place, stored, is_stored=True)
+        source, target = self._images.read(pair)
+        return Measured(pair, place, measure(source, target, self.field(pair)), is_stored=False)
 
-    def _field(self, place: int) -> np.ndarray | None:
+    def stored(self, pair: int) -> PairQuality | None:
+        """The numbers that the field file holds of this pair; None if it holds none of these images."""
+        place = int(self.places[pair])
+        return None if self._stored is None or place < 0 else self._stored.of(pair, place)
+
+    def field(self, pair: int) -> np.ndarray | None:
+        """The field of a pair, (2, X, Y) float32; None if there is none."""
+        place = int(self.places[pair])
         if self._fields is None or place < 0:
             return None
-        if None not in (mips := (self._images.mip, self._fields.mip)) and mips[0] != mips[1]:
-            raise UsageError(
-                f"{self._fields.path} is of MIP {mips[1]}, {self._images.path} of MIP {mips[0]}: want the same MIP"
-            )
-        return np.asarray(self._fields.main[place].astype(np.float32))
+        check_same_mip(self._images, self._fields)
+        return self._fields.read(place)
+
+
+def check_same_mip(images: Collection, fields: Collection) -> None:
+    """Refuse fields that are not of the images' pixels, as far as the files say."""
+    if None not in (mips := (images.mip, fields.mip)) and mips[0] != mips[1]:
+        raise UsageError(f"{fields.path} is of MIP {mips[1]}, {images.path} of MIP {mips[0]}: want the same MIP")
 
 
 class _StoredNumbers:
     """The numbers that a field file holds, as far as they are of these images."""
 
-    def __init__(self, images: Dataset, fields: Dataset) -> None:
+    def __init__(self, images: Collection, fields: Collection) -> None:
         self._images = images
         self._numbers = stored_numbers(fields)
-        self._made_from = fields.file["input_crc32"][:, :2] if "input_crc32" in fields.file else None
-        self._known = images.file["crc32"][:] if "crc32" in images.file and images.chunk_roles == 2 else None
+        made_from = fields.column("input_crc32")
+        self._made_from = None if made_from is None else made_from[:, :2]
+        known = images.column("crc32")
+        self._known = known if known is not None and known.shape[1] == 2 else None
         ours, theirs = parsed(images.provenance), parsed(fields.provenance)
         self._made_together = bool(ours) and alike_apart_from((WITH_QUALITY,), ours, theirs)
 
@@ -100,18 +115,20 @@ class _StoredNumbers:
     def _are_the_inputs(self, pair: int, place: int) -> bool:
         if self._made_from is None:
             return False
-        known = self._known[pair] if self._known is not None else list(map(crc32_of, self._images.main[pair]))
+        known = self._known[pair] if self._known is not None else list(map(crc32_of, self._images.read(pair)))
         return bool((self._made_from[place] == known).all())
 
 
-def stored_numbers(fields: Dataset) -> dict[str, np.ndarray] | None:
-    """The numbers of all pairs in a field file, (N,) by name; None where it does not hold them."""
-    if not all(name in fields.file and fields.file[name].shape == fields.main.shape[:1] for name in QUALITY_FACTS):
+def stored_numbers(fields: Collection) -> dict[str, np.ndarray] | None:
+    """The numbers of all pairs in a field file, (N,) by name; None where it does not hold them, or not yet."""
+    if not fields.done.all():  # an unfinished file has them last of all
         return None
-    return {name: fields.file[name][:] for name in QUALITY_FACTS}
+    columns = ((name, fields.column(name)) for name in QUALITY_FACTS)
+    numbers = {name: values for name, values in columns if values is not None}
+    return numbers if len(numbers) == len(QUALITY_FACTS) else None
 
 
-def measured(images: Dataset, fields: Dataset | None, pairs: Iterable[int]) -> Iterator[Measured]:
+def measured(images: Collection, fields: Collection | None, pairs: Iterable[int]) -> Iterator[Measured]:
     """The numbers of some pairs, one after the other: as the field file holds them, or else measured.
 
     Any files will do, also those of older tools that hold only `main`; without fields, the numbers before are given.
@@ -130,14 +147,10 @@ class QualityWork:
 
     def __call__(self, worker: int, pairs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Measured]]:
         with ExitStack() as stack:
-
-            def opened(path: Path) -> Dataset:
-                data = open_dataset(path)
-                stack.callback(data.file.close)
-                return data
-
-            fields = None if self.fields is None else opened(self.fields)
-            measurer = PairMeasurer(opened(self.images), fields, self.takes_stored)
+            images, *fields = (
+                stack.enter_context(closing(open_collection(path))) for path in (self.images, self.fields) if path
+            )
+            measurer = PairMeasurer(images, fields[0] if fields else None, self.takes_stored)
             for number, pair in pairs:
                 yield number, measurer.of(pair)
 

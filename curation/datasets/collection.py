@@ -1,0 +1,169 @@
+"""Pairs of one dataset file, or of all shards in a folder, read as one; also of a file that is still being written."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import UsageError
+from ..files import PathLike
+from .dataset import Dataset, open_dataset
+from .partial import partial_path
+from .shards import shard_named
+from .stored import SampleReader
+
+_ATTEMPTS = 5  # to open a file while its writer may be flushing it
+_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Samples in one or several open files, one after the other.
+
+    path: what was opened, a file or a folder. parts: the files. numbers: (N,) int64, the place of each sample in the
+    whole dataset; a folder may lack shards. done: (N,) bool, which samples are there; all are, unless a file is still
+    being written.
+    """
+
+    path: Path
+    parts: tuple[Dataset, ...]
+    numbers: np.ndarray
+    done: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, 2, X, Y)."""
+        return (len(self.numbers), *self.parts[0].main.shape[1:])
+
+    @property
+    def mip(self) -> int | None:
+        """The MIP of the pixels; None where the files do not say."""
+        return self.parts[0].mip
+
+    @property
+    def kind(self) -> str | None:
+        """ "image" or "field"; None where older files do not tell."""
+        return self.parts[0].kind
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes of the first file."""
+        return self.parts[0].attributes
+
+    @property
+    def provenance(self) -> str:
+        """What shaped the files, as JSON; "{}" where they do not say, or not the same."""
+        (first, *others) = {part.provenance for part in self.parts}
+        return "{}" if others else first
+
+    @property
+    def expected(self) -> int:
+        """How many samples there are to be in the end, as far as the files say."""
+        return max(int(self.attributes.get("pairs", 0)), len(self.numbers))
+
+    @cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """`start`, `translation` and `pair`, if the files hold them."""
+        found = ((name, self.column(name)) for name in ("start", "translation", "pair"))
+        return {name: values for name, values in found if values is not None}
+
+    def column(self, name: str) -> np.ndarray | None:
+        """A dataset with the samples along axis 0, such as `start`; None where a file does not hold it."""
+        values = []
+        for part in self.parts:
+            item = part.file.get(name)
+            if not isinstance(item, h5py.Dataset) or item.shape[:1] != part.main.shape[:1]:
+                return None
+            values.append(item[:])
+        return np.concatenate(values)
+
+    @cached_property
+    def _readers(self) -> list[SampleReader]:
+        return [SampleReader(part.main) for part in self.parts]
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """The place of the first sample of each file."""
+        return np.cumsum([0, *(len(part.main) for part in self.parts[:-1])])
+
+    def read(self, sample: int) -> np.ndarray:
+        """One sample, (2, X, Y) float32; in any thread."""
+        part = int(np.searchsorted(self._first, sample, side="right")) - 1
+        return self._readers[part](sample - int(self._first[part]))
+
+    def close(self) -> None:
+        """Close the files."""
+        for part in self.parts:
+            part.file.close()
+
+
+def open_collection(path: PathLike) -> Collection:
+    """Open a dataset file or a folder of shards; anything else is a `UsageError`.
+
+    If the file is not there, but is being made under its hidden name, what is done of it is opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    hidden = path if ".partial." in path.name else partial_path(path)
+    if hidden.exists() and (hidden == path or not path.exists()):
+        return _unfinished(path, hidden)
+    data = open_dataset(path)
+    count = len(data.main)
+    return Collection(path, (data,), np.arange(count), np.ones(count, bool))
+
+
+def _folder(folder: Path) -> Collection:
+    there = {shard: path for path in folder.iterdir() if (shard := shard_named(path.name))}
+    if not there:
+        raise UsageError(f"{folder}: no shards in it: want a folder of FIRST_LAST.h5 files, or one file")
+    shards = sorted(there, key=lambda shard: shard.first)
+    numbers = np.concatenate([np.arange(shard.first, shard.last) for shard in shards])
+    with ExitStack() as stack:
+        parts: list[Dataset] = []
+        for shard in shards:
+            part = open_dataset(there[shard])
+            stack.callback(part.file.close)
+            _check_fits(part, shard.count, parts[0] if parts else part)
+            parts.append(part)
+        if len(np.unique(numbers)) < len(numbers):
+            raise UsageError(f"{folder}: some shards hold the same pairs: want each pair once")
+        stack.pop_all()
+    return Collection(folder, tuple(parts), numbers, np.ones(len(numbers), bool))
+
+
+def _check_fits(part: Dataset, count: int, first: Dataset) -> None:
+    if len(part.main) != count:
+        raise UsageError(f"{part.path}: it holds {len(part.main)} pairs, but its name says {count}")
+    if (part.main.shape[1:], part.mip) != (first.main.shape[1:], first.mip):
+        raise UsageError(f"{part.path} and {first.path} differ in shape or MIP: want shards of one dataset")
+
+
+def _unfinished(path: Path, hidden: Path) -> Collection:
+    def opened() -> Collection:
+        data = open_dataset(hidden, is_written=True)
+        try:
+            entries = data.file["checksum"][:]
+            return Collection(path, (data,), np.arange(len(entries)), (entries[:, : data.chunk_roles] != 0).all(axis=1))
+        except BaseException:
+            data.file.close()
+            raise
+
+    return _patiently(opened, hidden)
+
+
+def _patiently(open_it: Callable[[], Collection], hidden: Path) -> Collection:
+    """Open a file that another process may be flushing just now: what is read is then torn for a moment."""
+    for pause in [_PAUSE_S] * _ATTEMPTS:
+        try:
+            return open_it()
+        except (UsageError, OSError, RuntimeError, KeyError, ValueError) as error:
+            last = error
+            time.sleep(pause)
+    raise UsageError(f"{hidden}: unfinished, and cannot be read now: try again later ({last})")
