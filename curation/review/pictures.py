@@ -20,7 +20,7 @@ _ALONG_Y = np.array([95, 5, -110], np.float32)
 _STEPS = 1, 2, 5  # times a power of ten: round lengths for the rim of the legend
 _SCALED_TO = 99.5  # percent of the vectors are no longer than that
 
-INVALID = 64, 120, 200, 110  # RGBA of the tint over what is black, masked or pulled from outside
+INVALID = 74, 99, 168, 150  # RGBA of the tint over what is black, masked or pulled from outside
 _CHECKS = 4  # pixels, the side of the squares that mark what is folded
 
 
@@ -118,11 +118,9 @@ def checks(folded: np.ndarray) -> Image.Image:
     return _with_palette(values, [0, 0, 0, 0, 0, 0, 255, 255, 255])
 
 
-def invalid_tint(invalid: np.ndarray) -> Image.Image:
-    """A picture of the tint over what is invalid, (X, Y) bool, transparent elsewhere; half of the tint's pixels are."""
-    x, y = (np.arange(size, dtype=np.uint16) for size in invalid.shape)
-    hatched = invalid & ((x[:, None] + y) % 3 != 0)
-    return _with_palette(hatched.astype(np.uint8), [0, 0, 0, *INVALID[:3]])
+def mask(invalid: np.ndarray) -> Image.Image:
+    """A picture that is black where something is invalid, (X, Y) bool, and transparent elsewhere."""
+    return _with_palette(invalid.astype(np.uint8), [0, 0, 0, 0, 0, 0])
 
 
 def _with_palette(values: np.ndarray, colours: list[int]) -> Image.Image:

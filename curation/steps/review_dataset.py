@@ -159,7 +159,7 @@ def _announce(folder: Path, options: PictureOptions, opened: _Opened) -> None:
     """Say how large the review will be, by that of some of its pairs, before any of it is written."""
     tried = opened.pairs[np.linspace(0, len(opened.pairs) - 1, min(_TRIED, len(opened.pairs))).astype(int)]
     looks = (look_at(opened.images, opened.measurers, place) for place in tried.tolist())
-    sizes = [sum(map(len, look.files(options).values())) for look in looks]
+    sizes = [look.bytes(options) for look in looks]
     size = int(np.mean(sizes) * len(opened.pairs))
     free = shutil.disk_usage(folder if folder.exists() else folder.absolute().parent).free
     if size > free:

@@ -104,7 +104,7 @@ class FieldLook:
         return self.field[:, ::step, ::step]
 
     @cached_property
-    def rim(self) -> float:
+    def scale(self) -> float:
         """The length, pixels, that has the strongest colour."""
         return pictures.length_at_rim(self.sampled)
 
@@ -172,7 +172,7 @@ class PairLook:
             made[f"{name}.jpg"] = pictures.as_jpeg(pictures.reduced(picture.values, factor), options.quality)
             if picture.invalid.any():
                 made[f"{name}_invalid.png"] = pictures.as_png(
-                    pictures.invalid_tint(pictures.any_in_block(picture.invalid, factor))
+                    pictures.mask(pictures.any_in_block(picture.invalid, factor))
                 )
         for index, look in enumerate(self.fields):
             if look:
@@ -180,6 +180,10 @@ class PairLook:
         small = pictures.reduced(self.overlay(GRID_PIXELS), 1)
         made["grid.jpg"] = pictures.as_jpeg(small, options.quality)
         return made
+
+    def bytes(self, options: PictureOptions) -> int:
+        """How much its files take, apart from its texts."""
+        return sum(map(len, self.files(options).values())) + len(script("detail", 0, self.described()))
 
     def described(self) -> dict[str, Any]:
         """What the page draws of the pair by itself."""
@@ -211,7 +215,7 @@ def look_at(images: Collection, measurers: Sequence[PairMeasurer], place: int) -
 
 
 def _field_files(look: FieldLook, factor: int) -> Iterator[tuple[tuple[str, str], bytes]]:
-    colours = pictures.field_colours(look.sampled, look.rim)
+    colours = pictures.field_colours(look.sampled, look.scale)
     yield ("field", ".jpg"), pictures.as_jpeg(pictures.reduced(colours, 1), COLOUR_QUALITY)
     if look.folded is not None:
         yield ("folds", ".png"), pictures.as_png(pictures.checks(pictures.any_in_block(look.folded, factor)))
@@ -222,7 +226,7 @@ def _described(look: FieldLook, pulled: Grey) -> dict[str, Any]:
     folds = [] if look.folded is None else np.argwhere(pictures.any_in_block(look.folded, quality.WINDOW)).tolist()
     return {
         "after": _windows(look.after),
-        "rim": look.rim,
+        "scale": look.scale,
         "arrows": _arrows(look.field[:, step // 2 :: step, step // 2 :: step], step),
         "folds": folds,
         "invalid": bool(pulled.invalid.any()),
