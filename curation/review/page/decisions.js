@@ -6,16 +6,17 @@ class Decisions {
   constructor(dataset) {
     this.dataset = dataset;
     this.trouble = ""; // what the page must say about keeping decisions
-    this._name = `curation-review:${dataset.key}`;
+    this.name = `curation-review:${dataset.key}`; // in the browser's storage
     this._undo = [];
     this.read();
+    this._write(); // finds out whether the browser keeps anything at all
   }
 
   /** Take what the browser keeps, from an earlier visit or from another tab. */
   read() {
     let kept = {};
     try {
-      kept = JSON.parse(localStorage.getItem(this._name)) ?? {};
+      kept = JSON.parse(localStorage.getItem(this.name)) ?? {};
     } catch (error) {
       this.trouble = error instanceof SyntaxError ? Decisions.DAMAGED : Decisions.NOT_KEPT;
     }
@@ -24,7 +25,6 @@ class Decisions {
     this._tags = new Map(Object.entries(kept.tags ?? {}).map(([pair, tags]) => [pair, texts(tags)]));
     const {dataset} = this;
     this.flags = Uint8Array.from({length: dataset.count}, (_, i) => this._rejected.has(dataset.eitherText(i)));
-    this._write(); // finds out whether the browser keeps anything at all
   }
 
   isRejected(index) {
@@ -122,7 +122,7 @@ class Decisions {
   _write() {
     try {
       const kept = {rejected: [...this._rejected], tags: Object.fromEntries(this._tags)};
-      localStorage.setItem(this._name, JSON.stringify(kept));
+      localStorage.setItem(this.name, JSON.stringify(kept));
     } catch {
       this.trouble = Decisions.NOT_KEPT;
     }

@@ -13,6 +13,7 @@ const KEYS = [
   ["s", "save rejected.json"],
   ["Space", "swap source and target"],
   ["b", "blink by itself, or stop"],
+  ["v", "the source as it is, or through the next field"],
   ["1  2  3  4", "blink, side by side, overlay, wipe"],
   ["f", "field colours"],
   ["a", "arrows of the field"],

@@ -32,9 +32,9 @@ function fittingZoom(pane, size) {
   return Math.max(0.01, Math.min(pane.width / size[0], pane.height / size[1]));
 }
 
-/** How many times too long arrows are drawn, so that a step's length is about that of the longest. */
+/** How many times as long as they are arrows are drawn, so that the longest is about one step long. */
 function arrowFactor(scale, step) {
-  return [1, 2, 5, 10, 20, 50, 100].find((factor) => scale * factor >= 0.7 * step) ?? 100;
+  return [100, 50, 20, 10, 5, 3, 2].find((factor) => scale * factor <= 1.2 * step) ?? 1;
 }
 
 /**
@@ -54,10 +54,10 @@ function drawStage(context, width, height, ratio, view, content) {
     context.beginPath();
     context.rect(pane.left, pane.top, pane.width, pane.height);
     context.clip();
-    if (view.mode === "overlay") drawOverlay(frame, view, content);
-    else if (view.mode === "wipe") drawWiped(frame, view, content);
-    else drawOne(frame, view.mode === "side" ? ["source", "target"][number] : view.shows, view, content);
-    drawLayers(frame, view, content);
+    if (view.mode === "wipe") drawWiped(frame, view, content);
+    else if (view.mode === "overlay") drawImages(frame, ["source", "target"], view, content);
+    else drawImages(frame, [view.mode === "side" ? ["source", "target"][number] : view.shows], view, content);
+    drawMarks(frame, view, content);
     drawLabels(frame, number, view, content);
     context.restore();
   });
@@ -88,19 +88,18 @@ class Frame {
   }
 }
 
-function drawOne(frame, name, view, content) {
-  const image = content[name];
-  if (!image) return;
-  frame.draw(image);
-  if (view.layers.invalid) frame.draw(invalidOf(image));
-}
-
-function drawOverlay(frame, view, {source, target}) {
-  if (!source || !target) return;
-  frame.draw(overlayOf(source, target));
-  if (!view.layers.invalid) return;
-  frame.draw(invalidOf(source));
-  frame.draw(invalidOf(target));
+/** One image, or two laid over each other; then colours, and what is black or masked on top of them. */
+function drawImages(frame, names, view, content) {
+  const images = names.map((name) => content[name]);
+  if (images.includes(null)) return; // not loaded yet
+  const {context} = frame;
+  const {layers} = view;
+  frame.draw(images.length === 1 ? images[0] : overlayOf(...images));
+  context.globalAlpha = view.opacity;
+  if (layers.colours && content.colours) frame.draw(content.colours);
+  if (layers.correlation && content.map) drawMap(frame, content.map, content.window);
+  context.globalAlpha = 1;
+  if (layers.invalid) images.forEach((image) => frame.draw(invalidOf(image)));
 }
 
 /** The source to the left of the divider, the target to its right. */
@@ -113,7 +112,7 @@ function drawWiped(frame, view, content) {
     context.beginPath();
     context.rect(from, pane.top, to - from, pane.height);
     context.clip();
-    drawOne(frame, name, view, content);
+    drawImages(frame, [name], view, content);
     context.restore();
   }
   context.fillStyle = "#000";
@@ -122,13 +121,8 @@ function drawWiped(frame, view, content) {
   context.fillRect(divider - 1, pane.top, 2, pane.height);
 }
 
-function drawLayers(frame, view, {colours, map, field, window: step}) {
-  const {context} = frame;
-  const {layers} = view;
-  context.globalAlpha = view.opacity;
-  if (layers.colours && colours) frame.draw(colours);
-  if (layers.correlation && map) drawMap(frame, map, step);
-  context.globalAlpha = 1;
+/** Numbers of the map, frames about folds, and arrows. */
+function drawMarks(frame, {layers}, {map, field, window: step}) {
   if (layers.correlation && map) writeMap(frame, map, step);
   if (layers.folds && field) drawFolds(frame, field.folds, step);
   if (layers.arrows && field) drawArrows(frame, field);

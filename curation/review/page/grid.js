@@ -98,7 +98,7 @@ class Grid {
     const {dataset, decisions} = this;
     const rejected = decisions.isRejected(index);
     const title = dataset.title(index);
-    const number = this.caption(index);
+    const {label, text} = this.caption(index);
     const marks = [dataset.columns.state[index], ...decisions.tags(index)].filter(Boolean).join(", ");
     const picture = element("img", {src: `${dataset.folder(index)}/grid.webp`, alt: "", decoding: "async"});
     picture.draggable = false;
@@ -108,7 +108,7 @@ class Grid {
       "div",
       {id: `cell-${position}`, className: rejected ? "cell rejected" : "cell"},
       picture,
-      element("div", {className: "line"}, element("b", {textContent: title}), element("span", {textContent: number})),
+      element("div", {className: "line"}, element("b", {textContent: title}), element("span", {textContent: text})),
       element(
         "div",
         {className: "line marks"},
@@ -117,10 +117,11 @@ class Grid {
       ),
     );
     const names = {role: "option", "aria-selected": String(position === this.at), "aria-posinset": position + 1};
-    const said = [title, number, rejected ? "rejected" : "", marks].filter(Boolean).join(", ");
+    const said = [title, `${label} ${text}`, rejected ? "rejected" : "", marks].filter(Boolean).join(", ");
     const all = {...names, "aria-setsize": this.list.length, "aria-label": said, "data-position": position};
     for (const [name, value] of Object.entries(all)) cell.setAttribute(name, value);
     cell.style.width = `${this.cellWidth}px`;
+    cell.style.height = `${this.rowHeight - GAP}px`;
     cell.style.left = `${(position % this.columns) * (this.cellWidth + GAP)}px`;
     cell.style.top = `${Math.floor(position / this.columns) * this.rowHeight}px`;
     return cell;

@@ -36,9 +36,9 @@ class Review {
   filter() {
     this.list = this.filters.shown();
     const found = this.list.indexOf(this.current);
-    this.gone = found < 0;
+    this.gone = found < 0 && this.open;
     this.at = Math.max(0, Math.min(found < 0 ? this.at : found, this.list.length - 1));
-    if (this.gone && !this.open) this.current = this.list[this.at] ?? null;
+    if (!this.open) this.current = this.list[this.at] ?? null;
     this.grid.show(this.list, this.at);
     this.showHistograms();
     this.showCounts();
@@ -87,9 +87,11 @@ class Review {
     byId("next").disabled = this.neighbour(1) === null;
   }
 
+  /** The number that stands under a pair's picture: {label, text} of the measure of the order, or of the first one. */
   caption(index) {
     const measure = this.dataset.measure(this.filters.order) ?? this.dataset.measures[0];
-    return measure ? written(measure, this.dataset.values(measure, this.filters.field)[index]) : "";
+    if (!measure) return {label: "", text: ""};
+    return {label: measure.label, text: written(measure, this.dataset.values(measure, this.filters.field)[index])};
   }
 
   say(text) {
@@ -103,6 +105,7 @@ class Review {
     this.at = at;
     this.current = this.list[at];
     this.gone = false;
+    this.say("");
     this.grid.select(at);
     this.keepAddress();
   }
@@ -121,7 +124,11 @@ class Review {
       return;
     }
     this.select(at);
-    if (this.open) this.showPair();
+    if (!this.open) return;
+    this.showPair();
+    const rejected = this.decisions.isRejected(this.current) ? ", rejected" : "";
+    const {label, text} = this.caption(this.current);
+    this.say(`${capital(this.dataset.title(this.current))}: ${label} ${text}${rejected}.`);
   }
 
   openPair(keepsHistory = true) {
@@ -162,7 +169,10 @@ class Review {
 
   undo() {
     const undone = this.decisions.undo();
+    const moves = undone && undone.index !== this.current;
+    if (moves) this.current = undone.index; // what has changed is seen
     this.decided(undone ? undone.said : "There is nothing to undo.");
+    if (moves && this.open) this.showPair();
   }
 
   decided(said) {
@@ -301,8 +311,9 @@ class Review {
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
     document.addEventListener("keydown", (event) => this.key(event));
     window.addEventListener("popstate", () => this.arrive());
-    window.addEventListener("storage", () => {
-      this.decisions.read(); // another tab has decided
+    window.addEventListener("storage", (event) => {
+      if (event.key !== this.decisions.name) return;
+      this.decisions.read();
       this.decided("Another window has changed the decisions.");
     });
     window.addEventListener("resize", () => this.showHistograms());

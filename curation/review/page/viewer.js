@@ -44,6 +44,7 @@ class Viewer {
     const {key} = event;
     if (key === " ") this.swap();
     else if (key === "b") this._blink(!this.timer);
+    else if (key === "v") this._setThrough(this.through + 1);
     else if (MODES[key - 1]) this._setMode(MODES[key - 1]);
     else if (LAYERS[key]) this._setLayer(LAYERS[key], !this.view.layers[LAYERS[key]]);
     else if (key === "+" || key === "=") this._zoomBy(1.25);
@@ -129,7 +130,7 @@ class Viewer {
 
   _labels() {
     const {fields} = this.dataset;
-    return {source: this.through < 0 ? "source" : `source, through ${fields[this.through]}`, target: "target"};
+    return {source: this.through < 0 ? "source as it is" : `source, through ${fields[this.through]}`, target: "target"};
   }
 
   /** Bring the bars and legends to what is shown. */
@@ -184,10 +185,7 @@ class Viewer {
     for (const name of Object.values(LAYERS)) {
       byId(`layer-${name}`).addEventListener("change", (event) => this._setLayer(name, event.target.checked));
     }
-    byId("through").addEventListener("change", (event) => {
-      this.through = Number(event.target.value);
-      this.draw();
-    });
+    byId("through").addEventListener("change", (event) => this._setThrough(Number(event.target.value)));
     byId("wipe").addEventListener("input", (event) => this._setWipe(event.target.value / 100));
     byId("opacity").addEventListener("input", (event) => {
       this.view.opacity = event.target.value / 100;
@@ -215,6 +213,13 @@ class Viewer {
 
   _setLayer(name, on) {
     this.view.layers[name] = on;
+    this.draw();
+  }
+
+  /** Show the source through a field; after the last one, as it is. */
+  _setThrough(field) {
+    this.through = field < this.dataset.fields.length ? field : -1;
+    this.said(`${capital(this._labels().source)}.`);
     this.draw();
   }
 
