@@ -1,0 +1,87 @@
+"use strict";
+// What stands beside a pair: its boxes, numbers, tags and note. All of it is text, whatever an annotator typed.
+
+class Facts {
+  constructor(dataset, decisions) {
+    Object.assign(this, {dataset, decisions});
+  }
+
+  /** Show a pair; its details are filled in when they arrive. */
+  async show(index) {
+    this.index = index;
+    const {dataset} = this;
+    this._showNumbers(index);
+    this.refresh();
+    byId("note").textContent = dataset.columns.note[index] || "This pair has no note.";
+    byId("rows").replaceChildren();
+    byId("link").replaceChildren();
+    const detail = await details.of(dataset.columns.place[index], dataset.folder(index));
+    if (index === this.index) this._showDetail(detail, dataset.folder(index));
+  }
+
+  /** Decisions have changed. */
+  refresh() {
+    const {dataset, decisions, index} = this;
+    const rejected = decisions.isRejected(index);
+    const state = dataset.columns.state[index];
+    const others = dataset.together(index).filter((other) => other !== index).map((other) => dataset.title(other));
+    const lines = [];
+    if (rejected) lines.push(`✕ This pair is rejected.${others.length ? ` Also rejected: ${others.join(", ")}, of the same two boxes.` : ""}`);
+    if (state) lines.push(`${capital(state)}.`);
+    byId("mark").textContent = lines.join(" ");
+    byId("mark").hidden = !lines.length;
+    byId("mark").classList.toggle("rejected", rejected);
+    byId("tags").replaceChildren(...decisions.tags(index).map((textContent) => element("span", {className: "tag", textContent})));
+    if (!decisions.tags(index).length) byId("tags").textContent = "This pair has no tags.";
+  }
+
+  _showDetail(detail, folder) {
+    if (!detail) {
+      byId("link").textContent = `The page cannot load ${folder}/detail.js. Copy the whole folder of the review.`;
+      return;
+    }
+    const rows = detail.rows.flatMap(([label, text]) => [element("dt", {textContent: capital(label)}), element("dd", {textContent: text})]);
+    byId("rows").replaceChildren(...rows);
+    byId("note").textContent = detail.note || "This pair has no note.";
+    // Only an address of the web becomes a link: anything else might run as code.
+    const link = /^https?:\/\//.test(detail.link ?? "")
+      ? element("a", {href: detail.link, target: "_blank", rel: "noreferrer noopener", textContent: "Open in Neuroglancer"})
+      : detail.no_link;
+    byId("link").replaceChildren(link);
+  }
+
+  /** A row for each measure, a column for each field. */
+  _showNumbers(index) {
+    const {dataset} = this;
+    const fields = Math.max(1, dataset.fields.length);
+    const head = dataset.fields.map((label) => element("th", {scope: "col", textContent: label}));
+    if (!head.length) head.push(element("th", {scope: "col", textContent: "value"}));
+    const table = byId("numbers");
+    table.replaceChildren(element("thead", {}, element("tr", {}, element("td"), ...head)));
+    const body = element("tbody");
+    for (const measure of dataset.measures) {
+      const row = element("tr", {}, element("th", {scope: "row", title: measure.about, textContent: capital(measure.label)}));
+      for (let field = 0; field < (measure.of_field ? fields : 1); field++) row.append(this._number(measure, field, index));
+      if (!measure.of_field) row.lastChild.colSpan = fields;
+      body.append(row);
+    }
+    table.append(body);
+  }
+
+  _number(measure, field, index) {
+    const values = this.dataset.values(measure, field);
+    const cell = element("td", {textContent: written(measure, values[index])});
+    if (measure.worst && !Number.isNaN(values[index])) {
+      cell.append(" ", element("span", {className: "rank", textContent: `#${rank(values, index, measure.worst).toLocaleString("en")}`}));
+    }
+    return cell;
+  }
+}
+
+/** One more than the number of pairs that are worse. */
+function rank(values, index, worst) {
+  const own = values[index];
+  let worse = 0;
+  for (const value of values) if (worst === "low" ? value < own : value > own) worse++;
+  return worse + 1;
+}

@@ -1,0 +1,246 @@
+"""Made-up reviews for the page's tests: what a builder would write, of smooth noise, as many pairs as are wanted.
+
+python tests/reviews_made.py FOLDER PAIRS      (to look at such a review in a browser)
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from commands import ROOT
+from PIL import Image
+
+Json = dict[str, Any]
+
+PAGE = ROOT / "curation" / "review" / "page"
+DISTINCT = 8  # pairs whose pictures differ; all others are hard links to these
+SIZE = (192, 192)  # X, Y
+WINDOW = 32
+STEP = 12
+SCALE = 4.0
+FIELDS = ("field_0_x144_y176_z5_MIP3", "field_1")
+HOSTILE = (
+    "<script>document.title = 'stolen'</script><img src=x onerror=\"document.title = 'stolen'\"> \"quoted\" 'too' &amp;"
+)
+
+
+def measure(name: str, label: str, worst: str | None, of_field: bool, digits: int, unit: str = "") -> Json:
+    about = f"This is what is said about the {label}."
+    return {"name": name, "label": label, "unit": unit, "worst": worst} | {
+        "of_field": of_field,
+        "digits": digits,
+        "about": about,
+    }
+
+
+MEASURES = [
+    measure("correlation_after", "correlation after", "low", True, 2),
+    measure("correlation_before", "correlation before", "low", True, 2),
+    measure("cpc_low_after", "lowest windows after", "low", True, 2),
+    measure("displacement_median", "median displacement", "high", True, 1, "px"),
+    measure("folded", "folded", "high", True, 2, "%"),
+    measure("section", "section", None, False, 0),
+    measure("valid", "valid", "low", False, 2),
+]
+
+
+def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS, **changes: Any) -> Path:
+    """Write a review of `pairs` pairs; the page in it. Changes are of the top level of data.js, columns among them.
+
+    Pairs 0 and 1, 2 and 3, and so on are each other's reverse. Pair 3 holds a hostile note, pair 4 has no number after,
+    and pair 5 has a state.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in PAGE.iterdir():
+        shutil.copy(path, folder / path.name)
+    data = data_of(pairs, fields)
+    columns = data["columns"] | changes.pop("columns", {})
+    data |= {"columns": columns, **changes}
+    (folder / "data.js").write_text(f"review.load({json.dumps(data)});\n")
+    wheel().save(folder / "wheel.webp", lossless=True)
+    made: list[Path] = []
+    for place in range(pairs):
+        pair = folder / "pairs" / f"{place:06}"
+        pair.mkdir(parents=True, exist_ok=True)
+        if place < DISTINCT:
+            write_pictures(pair, place, len(fields))
+            made.append(pair)
+        else:
+            for picture in made[place % DISTINCT].glob("*.webp"):
+                os.link(picture, pair / picture.name)
+        (pair / "detail.js").write_text(f"review.detail({place}, {json.dumps(detail_of(place, len(fields)))});\n")
+    return folder / "index.html"
+
+
+def data_of(pairs: int, fields: tuple[str, ...] = FIELDS) -> Json:
+    """What stands in data.js."""
+    random = np.random.default_rng(1)
+    first = np.arange(pairs) // 2
+    starts = [[[144 + 64 * int(k), 176, 5 + int(k) % 40], [144 + 64 * int(k), 176, 4 + int(k) % 40]] for k in first]
+    starts = [start[::-1] if place % 2 else start for place, start in enumerate(starts)]
+    before = np.clip(random.normal(0.35, 0.12, pairs), -1, 1)
+    numbers = [numbers_of(pairs, index, before, random) for index in range(len(fields))]
+    notes = [f"point {place}" for place in range(pairs)]
+    tags: list[list[str]] = [["crack"] if place % 7 == 2 else [] for place in range(pairs)]
+    state = [""] * pairs
+    if pairs > 5:
+        notes[3] = HOSTILE
+        state[5] = "the aligner failed"
+    return {
+        "name": "x144_y176_z5_MIP3.h5",
+        "key": "3f2a",
+        "version": "0.3.0",
+        "unfinished": 0,
+        "mip": 3,
+        "size": SIZE,
+        "picture": SIZE,
+        "fields": fields,
+        "window": WINDOW,
+        "measures": MEASURES,
+        "columns": {
+            "place": list(range(pairs)),
+            "pair": list(range(pairs)),
+            "start": starts,
+            "note": notes,
+            "tags": tags,
+            "state": state,
+        },
+        "general": {
+            "section": [start[0][2] for start in starts],
+            "valid": rounded(1 - random.exponential(0.03, pairs).clip(0, 1)),
+        },
+        "numbers": numbers or [{"correlation_before": rounded(before)}],
+    }
+
+
+def numbers_of(pairs: int, index: int, before: np.ndarray, random: np.random.Generator) -> Json:
+    """The numbers of one field."""
+    after: list[float | None] = [*rounded(np.clip(before + 0.3 + 0.1 * index + random.normal(0, 0.1, pairs), -1, 1))]
+    if pairs > 4:
+        after[4] = None
+    return {
+        "correlation_before": rounded(before),
+        "correlation_after": after,
+        "cpc_low_after": rounded(np.clip(before + random.normal(0, 0.1, pairs), -1, 1)),
+        "displacement_median": rounded(random.gamma(2, 1.5, pairs)),
+        "folded": rounded(100 * np.where(random.random(pairs) < 0.1, random.exponential(0.01, pairs), 0)),
+    }
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def detail_of(place: int, fields: int) -> Json:
+    """What stands in a pair's detail.js."""
+    random = np.random.default_rng(place)
+    n = SIZE[0] // WINDOW
+    note = HOSTILE + " " + "long " * 20_000 if place == 3 else f"point {place}\n\nA second paragraph of the note."
+    return {
+        "rows": [
+            ["source box", f"x {144 + 64 * place}, y 176, z 5, in MIP-0 voxels"],
+            ["target box", f"x {144 + 64 * place}, y 176, z 4, in MIP-0 voxels"],
+            ["translation", "x 8, y -16, in MIP-0 voxels"],
+        ],
+        "note": note,
+        "link": "https://neuroglancer-demo.appspot.com/#!%7B%7D" if place % 2 == 0 else None,
+        "no_link": "" if place % 2 == 0 else "The volume is on a disk, which Neuroglancer cannot reach.",
+        "before": map_of(random.uniform(-0.2, 0.6, (n, n))),
+        "fields": [field_detail(place, random) for _ in range(fields)],
+    }
+
+
+def map_of(values: np.ndarray) -> Json:
+    flat: list[float | None] = [*rounded(values.ravel())]
+    flat[-1] = None
+    return {"nx": values.shape[1], "ny": values.shape[0], "values": flat}
+
+
+def field_detail(place: int, random: np.random.Generator) -> Json:
+    n, m = SIZE[0] // WINDOW, SIZE[0] // STEP
+    y_of, x_of = vectors(place)
+    at = ((np.arange(m) + 0.5) * STEP).astype(int)
+    x, y = (component[np.ix_(at, at)].ravel() for component in (x_of, y_of))
+    return {
+        "after": map_of(random.uniform(0.3, 1, (n, n))),
+        "scale": SCALE,
+        "arrows": {"nx": m, "ny": m, "step": STEP, "x": [None, *rounded(x[1:])], "y": [None, *rounded(y[1:])]},
+        "folds": [[2, 1], [3, 1]] if place % 3 == 0 else [],
+    }
+
+
+# Pictures: arrays of rows here, (Y, X), as Pillow wants them
+
+
+def smooth(seed: int, width: float, shape: tuple[int, int] = SIZE) -> np.ndarray:
+    """Periodic noise of mean 0 and deviation 1, whose details measure about `width` pixels."""
+    noise = np.random.default_rng(seed).normal(size=shape)
+    waves = np.hypot(*np.meshgrid(np.fft.fftfreq(shape[1]), np.fft.fftfreq(shape[0])))
+    found = np.fft.ifft2(np.fft.fft2(noise) * np.exp(-((waves * width) ** 2))).real
+    return (found - found.mean()) / found.std()
+
+
+def vectors(seed: int) -> np.ndarray:
+    """A field in pixels, (2, Y, X): y, then x."""
+    return np.stack([smooth(1000 + seed, 60), smooth(2000 + seed, 60)]) * 1.5
+
+
+def tissue(seed: int) -> np.ndarray:
+    """Grey values 1 to 255 that look a little like membranes and organelles."""
+    membranes = np.abs(smooth(seed, 18)) < 0.16
+    grey = 165 + 22 * smooth(seed + 50, 3) + 14 * smooth(seed + 70, 40) - 95 * membranes
+    grey -= 60 * (smooth(seed + 90, 12) > 1.9)
+    return grey.clip(1, 255)
+
+
+def shifted(image: np.ndarray, field: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(image.shape)
+    at = np.round(rows + field[0]).astype(int) % image.shape[0], np.round(columns + field[1]).astype(int)
+    return image[at[0], at[1] % image.shape[1]]
+
+
+def grey_picture(grey: np.ndarray, valid: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([grey.astype(np.uint8)] * 3 + [np.where(valid, 255, 0).astype(np.uint8)]))
+
+
+def coloured(field: np.ndarray) -> np.ndarray:
+    """Hue for the direction, saturation for the length: (Y, X, 3) uint8."""
+    hue = (np.arctan2(field[0], field[1]) / (2 * np.pi)) % 1
+    strength = np.clip(np.hypot(*field) / SCALE, 0, 1)
+    sector = (hue * 6)[..., None]
+    pure = np.clip(np.abs((sector + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    return ((1 - strength[..., None] * (1 - pure)) * 255).astype(np.uint8)
+
+
+def wheel() -> Image.Image:
+    y, x = (np.indices((160, 160)) - 79.5) / 79.5
+    colours = coloured(np.stack([y, x]) * SCALE)
+    return Image.fromarray(np.dstack([colours, np.where(np.hypot(x, y) <= 1, 255, 0).astype(np.uint8)]))
+
+
+def write_pictures(folder: Path, seed: int, fields: int) -> None:
+    target, field = tissue(seed), vectors(seed)
+    source = shifted(target, -field).clip(1, 255) + np.random.default_rng(seed).normal(0, 6, SIZE)
+    rows, columns = np.indices(SIZE)
+    valid = np.abs(rows - columns - 60 + 8 * np.sin(columns / 15)) > 5 if seed % 2 == 0 else np.ones(SIZE, bool)
+    grey_picture(source.clip(1, 255), valid).save(folder / "source.webp", quality=90)
+    grey_picture(target, np.ones(SIZE, bool)).save(folder / "target.webp", quality=90)
+    colours = coloured(field)
+    if seed % 3 == 0:
+        checks = ((rows // 3 + columns // 3) % 2 * 255).astype(np.uint8)
+        colours = np.where(((rows - 50) ** 2 + (columns - 95) ** 2 < 200)[..., None], checks[..., None], colours)
+    for index in range(fields):
+        part = field * (0.6 + 0.4 * index)
+        grey_picture(shifted(source, part).clip(1, 255), shifted(valid, part)).save(folder / f"pulled_{index}.webp")
+        Image.fromarray(colours).save(folder / f"field_{index}.webp", lossless=True)
+    overlay = np.dstack([source, target, source]).clip(0, 255).astype(np.uint8)
+    overlay[~valid] = (70, 88, 140)
+    Image.fromarray(overlay).save(folder / "grid.webp", quality=85)
+
+
+if __name__ == "__main__":
+    print(make_review(Path(sys.argv[1]), int(sys.argv[2])))
