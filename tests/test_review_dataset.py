@@ -246,12 +246,10 @@ def test_workers_make_the_same_review(command: Command, tmp_path: Path) -> None:
     for parallel in (1, 2):
         folder = tmp_path / f"review_{parallel}"
         arguments = ["--image_path", images, "--field_path", field, "--parallel", parallel]
-        assert command("review_dataset.py", *arguments, "--dst_path", tmp_path / f"r{parallel}").code == 0
-    one, two = (
-        {p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()}
-        for r in (tmp_path / "r1", tmp_path / "r2")
-    )
-    assert one == two and len(one) > 100
+        assert command("review_dataset.py", *arguments, "--dst_path", folder).code == 0
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        made.append({path.relative_to(folder): path.read_bytes() for path in paths})
+    assert made[0] == made[1] and len(made[0]) > 100
 
 
 # What is there already
@@ -294,7 +292,7 @@ def test_a_review_that_was_interrupted_is_made_anew(command: Command, made: Path
         (lambda files: ["--image_path", files[0], "--field_path", files[0].parent], "no shards in it"),
         (lambda files: ["--image_path", files[0], "--size", 0], None),
         (lambda files: ["--image_path", files[0], "--sheet", files[0].parent], "is a folder"),
-        (lambda files: ["--image_path", files[0], "--csv", "none/table.csv"], "cannot be written|No such|no such"),
+        (lambda files: ["--image_path", files[0], "--csv", "none/deeper/table.csv"], "no such folder"),
     ],
 )
 def test_wrong_arguments_are_one_line(
@@ -304,7 +302,7 @@ def test_wrong_arguments_are_one_line(
     assert done.code == 2 and done.stdout == ""
     if told is not None:
         assert done.stderr.count("\n") == 1
-        assert any(part in done.stderr for part in told.split("|"))
+        assert told in done.stderr
 
 
 def test_files_that_do_not_belong_together_are_refused(
@@ -426,7 +424,7 @@ def test_notes_facts_and_a_link_stand_beside_a_pair(command: Command, dataset: P
         for place in range(3):
             annotations = read_link(detail_of(tmp_path / "r", place)["link"])
             assert len(annotations.shapes) == 1
-            np.testing.assert_array_equal(np.floor(annotations.first[0]), file["start"][place, 0])
+            np.testing.assert_array_equal(np.floor(annotations.coordinates[0, 0]), file["start"][place, 0])
 
 
 def test_a_dataset_without_its_volume_has_no_links(command: Command, dataset: Path, tmp_path: Path) -> None:

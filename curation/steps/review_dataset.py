@@ -13,7 +13,7 @@ from ..annotations.coordinate_spaces import Resolution
 from ..datasets.collection import Collection, open_collection
 from ..datasets.facts import QUALITY_FACTS
 from ..errors import UsageError, WorkError
-from ..files import check_destination, check_name
+from ..files import check_destination, check_name, make_folder
 from ..progress import progress, say
 from ..review.folder import begin_review, check_review_folder, finish_review
 from .pair_quality import PairMeasurer, check_same_mip
@@ -78,6 +78,9 @@ def review_dataset(options: ReviewOptions) -> Review:
         reviewed = _run(work, opened, options)
         if folder is not None:
             finish_review(folder, page_data(reviewed, work.options), set(reviewed.places.tolist()))
+        for path in (options.csv, options.sheet):
+            if path is not None:
+                make_folder(Path(path).parent)
         if options.csv is not None:
             write_csv(options.csv, reviewed)
         if options.sheet is not None:
