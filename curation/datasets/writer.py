@@ -144,7 +144,7 @@ class Writer:
         """Copy the samples that are kept to a new file, and publish that: HDF5 cannot drop samples from a file."""
         kept = np.flatnonzero(keep)
         layout = self.layout.of_samples(kept)
-        layout = replace(layout, arrays={**layout.arrays, "left_out": np.flatnonzero(~keep)})
+        layout = replace(layout, arrays={**layout.arrays, "left_out": self.layout.arrays["pair"][~keep]})
         copy = self._partial.with_name(self._partial.name.replace(".partial.", ".kept.partial."))
         with created(copy, layout) as file:
             copy_stored(self._file, file, layout, kept, self._entries[kept])

@@ -25,6 +25,7 @@ from ..datasets.shards import Shard
 from ..datasets.writer import Writer
 from ..errors import WorkError
 from ..files import Existing, check_destination, lock_path, locked, make_folder
+from ..pair_selection import Exclusion
 from ..progress import progress
 from .box_tasks import BoxResult, BoxTask, box_tasks, repeats, runs_of
 from .box_work import BoxWork
@@ -72,7 +73,8 @@ class BoxJob:
 
     work: how a box is cut. starts: (N, 2, 3) MIP-0 voxels. images, residuals: the image file, and the field file if
     the spec has a field; the field file holds the numbers of the pairs too, if its layout names them. min_valid: a pair
-    is left out if either of its images has a smaller fraction of valid pixels.
+    is left out if either of its images has a smaller fraction of valid pixels. exclusion: for summaries, what was left
+    out before, so that it is not among `starts`.
     """
 
     work: BoxWork
@@ -80,6 +82,7 @@ class BoxJob:
     images: OutputFile
     residuals: OutputFile | None = None
     min_valid: float | None = None
+    exclusion: Exclusion | None = None
 
     def files(self) -> list[OutputFile]:
         """The files that the job makes."""
@@ -144,6 +147,7 @@ def plan_of(
         kept=sum(int(mask.sum()) for mask in kept),
         output_bytes=size,
         free_bytes=free,
+        exclusion=jobs[0].exclusion,
     )
 
 
@@ -186,7 +190,8 @@ def _are_done(jobs: Sequence[BoxJob], finished: set[Path]) -> bool:
 
 
 def _report_of_finished(job: BoxJob) -> Report:
-    return report_of(job.images.path, [file.path for file in job.files()], done_already=True)
+    paths = [file.path for file in job.files()]
+    return report_of(job.images.path, paths, done_already=True, exclusion=job.exclusion)
 
 
 def _check_destinations(jobs: Sequence[BoxJob]) -> None:
@@ -268,6 +273,7 @@ def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> R
         kept=int(done.sum() - resumed.sum()),
         kept_from=tuple(sorted(map(str, others))),
         retries=retries,
+        exclusion=job.exclusion,
     )
 
 
