@@ -322,3 +322,92 @@ def test_fields_of_the_pairs_that_are_left_are_kept(
     done = command("generate_fields.py", *run)
     assert done.code == 0, done.stderr
     assert "fields           3 kept, 0 made" in done.stdout
+
+
+# With --min_valid
+
+
+AT_THE_BORDER = pair(112, 64, 5)  # about half of each of its boxes lies outside
+
+
+@pytest.fixture
+def bordering(spec: Path) -> list[Json]:
+    """The spec's pairs, with two more, of which --min_valid 0.9 leaves one out."""
+    content = json.loads(spec.read_text())
+    pairs = [PAIRS[0], PAIRS[1], AT_THE_BORDER, PAIRS[2], pair(32, 0, 5)]
+    put_json(spec, {**content, "pairs": pairs})
+    return pairs
+
+
+def places(path: Path) -> tuple[list[int], list[int]]:
+    with h5py.File(path) as file:
+        return file["pair"][:].tolist(), file["left_out"][:].tolist() if "left_out" in file else []
+
+
+@pytest.mark.parametrize("more", [[], ["--quality"]], ids=str)
+def test_pairs_of_too_small_an_area_stay_out_and_are_not_looked_at_again(
+    more: list[object], bordering: list[Json], make: Make, rejected: Callable[..., Path], spec: Path, out: Path
+) -> None:
+    limit = ["--min_valid", 0.9, *more]
+    file = rejected(bordering[1])
+    make("--exclude", file, *limit, folder=spec.parent / "fresh")
+    make(*limit)
+    assert places(out / NAME) == ([0, 1, 3, 4], [2])
+    remove_volumes(spec)
+    planned = make("--exclude", file, "--update", *limit, "--dry_run")
+    assert "kept             6 of 8 images, as they are stored\ndistinct boxes   0, " in planned
+    text = make("--exclude", file, "--update", *limit)
+    assert "pairs            3; 1 left out, their valid area being below 0.9\nexcluded         1 pair, by " in text
+    assert "kept             6 of 6 images, as they were stored" in text
+    for name in (NAME, FIELD):
+        assert places(out / name) == ([0, 3, 4], [2])
+        assert differing(out / name, spec.parent / "fresh" / name) == []
+
+
+def test_a_pair_may_be_excluded_that_had_too_small_an_area(
+    bordering: list[Json], make: Make, rejected: Callable[..., Path], out: Path
+) -> None:
+    make("--min_valid", 0.9)
+    make("--min_valid", 0.9, "--exclude", rejected(bordering[2]), "--update")
+    assert places(out / NAME) == places(out / FIELD) == ([0, 1, 3, 4], [])
+
+
+def test_killed_between_its_two_files_an_update_needs_no_volume_either(
+    bordering: list[Json],
+    command: Command,
+    make: Make,
+    rejected: Callable[..., Path],
+    spec: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["--min_valid", 0.9, "--exclude", rejected(bordering[1]), "--update"]
+    make(*arguments, folder=spec.parent / "fresh")
+    make("--min_valid", 0.9)
+    remove_volumes(spec)
+    finish = Writer.finish
+
+    def interrupted(writer: Writer, *given: object) -> None:
+        if writer.target.name == FIELD:
+            raise KeyboardInterrupt
+        finish(writer, *given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "finish", interrupted)
+        assert command("make_dataset.py", *dataset_arguments(spec, out, *arguments)).code == 130
+    assert places(out / NAME) == ([0, 3, 4], [2])
+    assert places(out / FIELD) == ([0, 1, 3, 4], [2])
+    make(*arguments)
+    assert [fault for name in (NAME, FIELD) for fault in differing(out / name, spec.parent / "fresh" / name)] == []
+    assert leftovers(out) == []
+
+
+def test_where_the_limit_is_lower_pairs_that_were_left_out_are_cut(
+    bordering: list[Json], make: Make, rejected: Callable[..., Path], out: Path
+) -> None:
+    make("--min_valid", 0.9)
+    file = rejected(bordering[1])
+    make("--min_valid", 0.1, "--exclude", file, "--update")
+    assert places(out / NAME) == places(out / FIELD) == ([0, 2, 3, 4], [])
+    make("--min_valid", 0.95, "--exclude", file, "--update")
+    assert places(out / NAME) == places(out / FIELD) == ([0, 3, 4], [2])

@@ -76,6 +76,13 @@ class EarlierBoxes:
         """The files that boxes may come from."""
         return [file.data.path for file in self._files]
 
+    def left_out(self) -> Iterator[tuple[float, str, np.ndarray]]:
+        """Of each file that leaves pairs out for their valid area: its least such area, its spec, and their places."""
+        for file in self._files:
+            if "left_out" in file.data.file:
+                attributes = file.data.attributes
+                yield float(attributes["min_valid"]), str(attributes["spec"]), file.data.file["left_out"][:]
+
     def places(self, starts: np.ndarray) -> np.ndarray:
         """(N, 2): where each box is, as `box` takes it, or NOWHERE. starts: (N, 2, 3)."""
         rows = np.concatenate([self._known, self._rows(starts)])
