@@ -29,6 +29,7 @@ from small_jobs import (
 
 from curation.datasets.writer import Writer
 from curation.pair_selection import are_listed
+from curation.quality import PairQuality, measure
 from curation.steps.verify_dataset import faults
 
 FIELD = f"field_0_{NAME}"
@@ -411,3 +412,43 @@ def test_where_the_limit_is_lower_pairs_that_were_left_out_are_cut(
     assert places(out / NAME) == places(out / FIELD) == ([0, 2, 3, 4], [])
     make("--min_valid", 0.95, "--exclude", file, "--update")
     assert places(out / NAME) == places(out / FIELD) == ([0, 3, 4], [2])
+
+
+# With --quality
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A list that grows with each pair that is measured in this process."""
+    found: list[object] = []
+
+    def noted(*images: object) -> PairQuality:
+        found.append(images)
+        return measure(*images)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("curation.steps.pair_quality.measure", noted)
+    return found
+
+
+@pytest.mark.parametrize("more", [[], ["--min_valid", 0.9]], ids=str)
+def test_numbers_of_pairs_that_stay_are_not_measured_again(
+    more: list[object],
+    bordering: list[Json],
+    measured: list[object],
+    make: Make,
+    rejected: Callable[..., Path],
+    spec: Path,
+    out: Path,
+) -> None:
+    content = json.loads(spec.read_text())
+    put_json(spec, {**content, "pairs": [*bordering, FOURTH, bordering[0]]})
+    limit = ["--quality", *more]
+    pairs = 6 if more else 7
+    make("--exclude", rejected(bordering[1]), *limit)
+    assert len(measured) == pairs - 1
+    make(*limit, "--update")
+    assert len(measured) == pairs  # the one that has come back
+    make("--exclude", rejected(FOURTH), *limit, "--update")
+    assert len(measured) == pairs
+    make("--exclude", rejected(FOURTH), *limit, folder=spec.parent / "fresh")
+    assert [fault for name in (NAME, FIELD) for fault in differing(out / name, spec.parent / "fresh" / name)] == []

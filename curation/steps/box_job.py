@@ -291,7 +291,7 @@ def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> R
         needless = done | kept.left_out[:, None]
         retries = cut_boxes(job.work, box_tasks(job.starts, needless), parallel, files.put)
         keep = _pairs_to_keep(job, images, kept.left_out)
-        numbers = _numbers(job, images, residuals, keep, parallel)
+        numbers = _numbers(job, images, residuals, keep, parallel, kept.earlier)
         for writer in files.writers():
             writer.finish(keep, numbers)
     others = {path for boxes in kept.earlier.values() for path in boxes.paths} - set(paths)
@@ -325,17 +325,33 @@ def _pairs_to_keep(job: BoxJob, images: Writer | None, left_out: np.ndarray) -> 
 
 
 def _numbers(
-    job: BoxJob, images: Writer | None, residuals: Writer | None, keep: np.ndarray, parallel: int
+    job: BoxJob,
+    images: Writer | None,
+    residuals: Writer | None,
+    keep: np.ndarray,
+    parallel: int,
+    earlier: Mapping[Path, EarlierBoxes],
 ) -> dict[str, np.ndarray]:
-    """The numbers of the pairs that are kept, (N,) by name, if the unfinished field file is to hold them."""
+    """The numbers of the pairs that are kept, (N,) by name, if the unfinished field file is to hold them.
+
+    They are measured, or those of earlier files.
+    """
     if residuals is None or not residuals.layout.pair_facts:
         return {}
+    known, stored = np.zeros(len(keep), bool), dict[str, np.ndarray]()
+    if residuals.target in earlier:
+        known, stored = earlier[residuals.target].pair_facts(job.starts, residuals.layout.pair_facts)
+    left = keep & ~known
     with ExitStack() as stack:
         if images is None:  # finished, and holds only the pairs that are kept
-            path, pairs = job.images.path, list(range(np.count_nonzero(keep)))
+            path, places = job.images.path, np.cumsum(keep) - 1
         else:
-            path, pairs = stack.enter_context(images.readable()), np.flatnonzero(keep).tolist()
-        return numbers_of_fields(path, stack.enter_context(residuals.readable()), pairs, len(keep), parallel)
+            path, places = stack.enter_context(images.readable()), np.arange(len(keep))
+        fields = stack.enter_context(residuals.readable())
+        numbers = numbers_of_fields(path, fields, places[left].tolist(), len(keep), parallel)
+    for name, values in stored.items():
+        numbers[name][known] = values
+    return numbers
 
 
 def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callable[[BoxTask, BoxResult], None]) -> int:
