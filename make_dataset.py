@@ -25,6 +25,14 @@ def parser() -> argparse.ArgumentParser:
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
     )
     made.add_argument("--min_valid", type=cli.fraction, help="leave out pairs with less valid area in either image")
+    made.add_argument(
+        "--exclude",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="leave out the pairs of these JSON files, and their reverses",
+    )
     made.add_argument("--quality", action="store_true", help="measure each pair, and put the numbers in the field file")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     cli.add_existing(made)
@@ -47,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
             retry_for=args.retry_for,
             min_valid=args.min_valid,
             quality=args.quality,
+            exclude=tuple(args.exclude),
             dry_run=args.dry_run,
             existing=cli.existing(args),
         )

@@ -1,8 +1,8 @@
 """Which pairs are taken: none that is excluded, none twice, and at random no more than are wanted.
 
-An exclusion file, for create_spec.py's --exclude and --exclude_boxes, lists pairs that somebody does not want. It is
-JSON: {"pairs": [{"src": {"x_start": ..., "y_start": ..., "z_start": ...}, "tgt": {...}}, ...]}, or that list alone.
-Other keys, such as a reason, are for people. A spec is therefore an exclusion file of all its pairs.
+An exclusion file, for the --exclude of create_spec.py and make_dataset.py and for --exclude_boxes, lists pairs that
+somebody does not want. It is JSON: {"pairs": [{"src": {"x_start": ..., "y_start": ..., "z_start": ...}, "tgt": {...}},
+...]}, or that list alone. Other keys, such as a reason, are for people. A spec is such a file too, of all its pairs.
 """
 
 from collections import Counter
@@ -52,12 +52,10 @@ def choose(
 
     max_pairs: of the new ones, a random subset of so many at most, the same for the same `seed`.
     """
-    both_ways = np.concatenate([excluded.pairs, excluded.pairs[:, ::-1]])
-    first = first_alike(np.concatenate([narrow(both_ways), narrow(kept), made]))
-    begin, middle = len(both_ways), len(kept)
-    own = (first == np.arange(len(first)))[begin:]
-    is_excluded = (first < begin)[begin:]
-    is_sharing = np.concatenate([_share_box(pairs, excluded.of_boxes) for pairs in (narrow(kept), made)]) & ~is_excluded
+    pairs, middle = np.concatenate([narrow(kept), made]), len(kept)
+    own = first_alike(pairs) == np.arange(len(pairs))
+    is_excluded = are_listed(pairs, excluded.pairs)
+    is_sharing = _share_box(pairs, excluded.of_boxes) & ~is_excluded
     is_wanted = ~(is_excluded | is_sharing)
     distinct = np.flatnonzero((own & is_wanted)[middle:])
     new = distinct
@@ -77,6 +75,15 @@ def choose(
         excluded=count(is_excluded),
         sharing=count(is_sharing),
     )
+
+
+def are_listed(pairs: np.ndarray, listed: np.ndarray) -> np.ndarray:
+    """(N,) bool: which pairs, (N, 2, 3), are in a list, (M, 2, 3), in either direction."""
+    if not len(listed):
+        return np.zeros(len(pairs), bool)
+    both_ways = np.concatenate([listed, listed[:, ::-1]])
+    first = first_alike(np.concatenate([narrow(both_ways), narrow(pairs)]))
+    return np.asarray((first < len(both_ways))[len(both_ways) :])
 
 
 def _share_box(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -135,6 +142,33 @@ def _keys(starts: np.ndarray) -> np.ndarray:
 
 
 # Exclusion files
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """What exclusion files leave out of some pairs; as text, a line of a summary.
+
+    files: their names. mask: (N,) bool, which pairs they leave out. unmatched: how many distinct pairs they list that
+    are not among these pairs, in either direction.
+    """
+
+    files: tuple[str, ...]
+    mask: np.ndarray
+    unmatched: int
+
+    def __str__(self) -> str:
+        text = f"{pairs_text(int(self.mask.sum()))}, by {', '.join(self.files)}"
+        if self.unmatched:
+            verb = "is" if self.unmatched == 1 else "are"
+            text += f"; {pairs_text(self.unmatched)} listed there {verb} not in the spec"
+        return text
+
+
+def read_exclusion(paths: Sequence[PathLike], pairs: np.ndarray) -> Exclusion:
+    """What the exclusion files, at least one, leave out of pairs, (N, 2, 3)."""
+    listed = np.concatenate([read_excluded_pairs(path) for path in paths])
+    unmatched = np.unique(listed[~are_listed(listed, pairs)].reshape(-1, 6), axis=0)
+    return Exclusion(tuple(map(str, paths)), are_listed(pairs, listed), len(unmatched))
 
 
 class _ExcludedPair(Struct, frozen=True):

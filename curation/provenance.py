@@ -18,7 +18,10 @@ FORMAT = 2
 
 _FORMAT_KEY = "toolkit_format"
 
-WHICH_PAIRS = ("spec_sha256", "min_valid", "start", "sections")
+EXCLUSION = "exclusion"
+"""The part that says which pairs of the spec were excluded; it is there only if some were."""
+
+WHICH_PAIRS = ("spec_sha256", "min_valid", EXCLUSION, "start", "sections")
 """The parts that say which pairs a file holds, but not what is in a box."""
 
 WITH_QUALITY = "quality"

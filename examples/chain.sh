@@ -5,11 +5,13 @@
 #     examples/chain.sh walk/sample walk/chain
 #
 # The first folder holds points.csv and a spec template for each level, such as coarse.json; the results go to the second.
+# Whatever follows are JSON files of pairs to leave out, such as those that somebody has rejected after looking at them.
 # Copy this script for a dataset of your own, and change the settings below.
 set -euo pipefail
 
 data=$1
 out=$2
+exclude=(${3:+--exclude "${@:3}"})
 
 pyramid=examples/pyramid
 checkpoint=none
@@ -28,7 +30,8 @@ for stage in "${stages[@]}"; do
 
     python create_spec.py --src_spec_path "$data/$level.json" --dst_spec_path "$out/$level.json" \
         --points_path "$data/points.csv" --offsets "${offsets[@]}" --permute_pairs --update
-    python make_dataset.py --spec_path "$out/$level.json" --dst_path "$out" --name "$level" --update
+    python make_dataset.py --spec_path "$out/$level.json" --dst_path "$out" --name "$level" \
+        "${exclude[@]}" --update
 
     # The first stage starts from the dataset's own fields, and each later one from the fields of the stage before.
     python generate_fields.py --pyramid_path "$pyramid" --image_path "$out/$level.h5" \

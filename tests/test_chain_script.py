@@ -5,12 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import pytest
 from commands import ROOT
-from small_jobs import differing, made_folder
+from small_jobs import Json, differing, made_folder, put_json, start
 
 FILES = {"coarse.h5", "field_0_coarse.h5", "field_1.h5", "fine.h5", "field_0_fine.h5", "field_2.h5"}
 STEPS = 8  # that write: four for each of two levels
@@ -32,10 +35,11 @@ exit 137  # also where it has ended just before
 
 @dataclass(frozen=True)
 class Chain:
-    """The chain over a folder of data, in a folder of its own for the rest."""
+    """The chain over a folder of data, in a folder of its own for the rest. rejected: files of pairs to leave out."""
 
     data: Path
     folder: Path
+    rejected: tuple[Path, ...] = ()
 
     @property
     def out(self) -> Path:
@@ -50,7 +54,7 @@ class Chain:
         told = {"STEPS": str(self.folder / "steps"), "KILLED": str(killed), "OUT": str(self.out)}
         told["KILLS"] = str(self.folder / "kills")
         return subprocess.run(
-            ["bash", "examples/chain.sh", str(self.data), str(self.out)],
+            ["bash", "examples/chain.sh", str(self.data), str(self.out), *map(str, self.rejected)],
             cwd=ROOT,
             env={**os.environ, **told, "PATH": f"{python.parent}:{os.environ['PATH']}"},
             capture_output=True,
@@ -81,6 +85,19 @@ def points(folder: Path, *rows: tuple[int, int, int]) -> Path:
     lines = [",".join(map(str, row)) for row in (("x0", "y0", "z0"), *rows)]
     (folder / "points.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@contextmanager
+def out_of_reach(paths: Sequence[Path]) -> Iterator[None]:
+    """Nothing can be read from these files meanwhile."""
+    contents = {path: path.read_bytes() for path in paths}
+    try:
+        for path in paths:
+            path.write_bytes(b"out of reach")
+        yield
+    finally:
+        for path, content in contents.items():
+            path.write_bytes(content)
 
 
 KEPT = [(96, 128, 8), (128, 96, 7)]
@@ -129,15 +146,31 @@ def test_of_new_points_only_the_boxes_are_read(finished: Chain, sample: Path, tm
     fresh.finish()
     shutil.copytree(finished.out, made_folder(updated.folder) / "out")
     chunks = [path for path in sample.glob("*/*/*_*_*") if int(re.split(r"[_-]", path.name)[4]) >= 4]
-    contents = {path: path.read_bytes() for path in chunks}
-    try:
-        for path in chunks:
-            path.write_bytes(b"out of reach")
+    with out_of_reach(chunks):
         text = updated.finish()
-    finally:
-        for path, content in contents.items():
-            path.write_bytes(content)
     assert len(chunks) > 100
     assert re.findall(r"^kept +(\d+ of \d+) images", text, re.MULTILINE) == ["16 of 32", "16 of 32"]
     assert re.findall(r"^fields +(\d+) kept, (\d+) made", text, re.MULTILINE) == [("8", "8"), ("8", "8")]
+    assert updated.faults(fresh) == []
+
+
+def pair_of(image_file: Path, place: int) -> Json:
+    """A pair of an image file, as an exclusion file lists it."""
+    with h5py.File(image_file) as file:
+        source, target = file["start"][place].tolist()
+    return {"src": start(*source), "tgt": start(*target)}
+
+
+def test_after_a_review_nothing_is_made_again_but_the_files(finished: Chain, sample: Path, tmp_path: Path) -> None:
+    first, other = (pair_of(finished.out / "fine.h5", place) for place in (0, 7))
+    rejected = (put_json(tmp_path / "a review.json", {"pairs": [first]}), put_json(tmp_path / "more.json", [other]))
+    fresh, updated = Chain(sample, tmp_path / "fresh", rejected), Chain(sample, tmp_path / "updated", rejected)
+    fresh.finish()
+    shutil.copytree(finished.out, made_folder(updated.folder) / "out")
+    with out_of_reach(list(sample.glob("*/*/*_*_*"))):
+        text = updated.finish()
+    excluded, kept = "4 pairs, by " + ", ".join(map(str, rejected)), "16 of 16"
+    assert re.findall(r"^excluded +(.*)$", text, re.MULTILINE) == [excluded] * 2
+    assert re.findall(r"^kept +(\d+ of \d+) images", text, re.MULTILINE) == [kept] * 2
+    assert re.findall(r"^fields +(\d+) kept, (\d+) made", text, re.MULTILINE) == [("8", "0")] * 2
     assert updated.faults(fresh) == []

@@ -24,6 +24,12 @@ from small_jobs import (
 )
 from whole_files import KINDS, SEALED, whole_files
 
+from curation.datasets.facts import BOX_FACTS
+from curation.datasets.partial import entry_of, row_of
+from curation.datasets.seal import seal_finished
+from curation.datasets.stored import SampleReader
+from curation.steps.verify_dataset import look_for_faults
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -108,6 +114,38 @@ def test_a_flipped_bit_in_a_chunk(kind: str, where: str, taken: Callable[[str], 
     flip(path, 3 if where.endswith("target") else 1)
     (line,) = faults(path)
     assert line.startswith(f"{path}: {where}: ")
+
+
+@pytest.mark.parametrize("kind", ["image", "field"])
+def test_only_samples_that_are_stored_as_they_should_be_are_read_without_hdf5(
+    kind: str, taken: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = taken(kind)
+    flip(path, 3 if kind == "image" else 1)
+    found: list[int] = []
+
+    def noted(reader: SampleReader, sample: int) -> np.ndarray:
+        found.append(sample)
+        if sample == 2:
+            raise OSError("cannot be read in this way")
+        return read(reader, sample)
+
+    read = SampleReader.__call__
+    monkeypatch.setattr(SampleReader, "__call__", noted)
+    (line,) = look_for_faults(path)  # of the third sample HDF5 has nothing bad to say
+    assert line.startswith(f"{path}: pair 1")
+    assert sorted(found) == [0, 2]
+
+
+def test_the_values_of_a_chunk_are_compared_with_their_checksum(taken: Callable[[str], Path], faults: Faults) -> None:
+    path = taken("image")
+    with h5py.File(path, "r+") as file:  # as a fault of the toolkit might: all but crc32 is consistent
+        file["crc32"][1, 0] ^= 1
+        facts = {name: file[name][:] for name in BOX_FACTS if name in file}
+        skipped, stored = file["main"].id.read_direct_chunk((1, 0, 0, 0))
+        file["checksum"][1, 0] = entry_of(stored, skipped, row_of(facts, file["crc32"][:], 1, 0))
+        seal_finished(file)
+    assert faults(path) == [f"{path}: pair 1 source: its values do not have the CRC-32 that crc32 says"]
 
 
 def test_a_flipped_bit_in_a_shard(taken: Callable[[str], Path], faults: Faults) -> None:

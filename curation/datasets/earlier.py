@@ -1,12 +1,14 @@
 """Boxes of finished files that are the same in a file to be made: what --update keeps, as stored bytes.
 
+The numbers of pairs are kept too, where both files are to hold them: they are made of such boxes alone.
+
 A box is the same if it has the same start and role, and its file the same provenance, but for the parts that only say
 which pairs there are, and whether the file holds the numbers of its pairs. Its bytes are trusted if they are as
 `checksum` says; those of a damaged box are not.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +78,29 @@ class EarlierBoxes:
         """The files that boxes may come from."""
         return [file.data.path for file in self._files]
 
+    def left_out(self) -> Iterator[tuple[float, str, np.ndarray]]:
+        """Of each file that leaves pairs out for their valid area: its least such area, its spec, and their places."""
+        for file in self._files:
+            if "left_out" in file.data.file:
+                attributes = file.data.attributes
+                yield float(attributes["min_valid"]), str(attributes["spec"]), file.data.file["left_out"][:]
+
     def places(self, starts: np.ndarray) -> np.ndarray:
         """(N, 2): where each box is, as `box` takes it, or NOWHERE. starts: (N, 2, 3)."""
-        rows = np.concatenate([self._known, self._rows(starts)])
-        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        found = first[inverse.reshape(-1)[len(self._known) :]]
-        return np.where(found < len(self._known), found, NOWHERE).reshape(starts.shape[:2])
+        return _found(self._rows(starts), self._known).reshape(starts.shape[:2])
+
+    def pair_facts(self, starts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Which pairs are in files that hold facts of these names, (N,) bool; and theirs, one after the other, by name.
+
+        starts: (N, 2, 3).
+        """
+        files = [file.data for file in self._files if set(names) <= set(file.data.file)]
+        if not files:
+            return np.zeros(len(starts), bool), {}
+        places = _found(starts.reshape(-1, 6), np.concatenate([data.arrays["start"] for data in files]).reshape(-1, 6))
+        known = places != NOWHERE
+        values = {name: np.concatenate([data.file[name][:] for data in files])[places[known]] for name in names}
+        return known, values
 
     def box(self, place: int) -> tuple[Chunk | None, dict[str, Any]] | None:
         """A box's stored chunk, if it has one in this kind of file, and its facts; None if it is damaged."""
@@ -92,6 +111,13 @@ class EarlierBoxes:
         """(2 N, 4): what tells one box from another."""
         roles = np.zeros(starts.shape[:2], np.int64) if self._roles_alike else np.indices(starts.shape[:2])[1]
         return np.concatenate([starts, roles[..., None]], axis=2).reshape(-1, 4)
+
+
+def _found(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,): for each row the place of the first that equals it among known ones, or NOWHERE."""
+    _, first, inverse = np.unique(np.concatenate([known, rows]), axis=0, return_index=True, return_inverse=True)
+    found = first[inverse.reshape(-1)[len(known) :]]
+    return np.where(found < len(known), found, NOWHERE)
 
 
 def _fitting(paths: Iterable[Path], layout: Layout) -> Iterator[_EarlierFile]:

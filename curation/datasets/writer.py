@@ -108,16 +108,17 @@ class Writer:
     ) -> None:
         """Check the whole file, and move it into its place: all samples, or those of `keep`, (N,) bool.
 
-        pair_facts: the values, (N,), of those that the layout names.
+        The boxes of the other samples need not be there. pair_facts: the values, (N,), of those that the layout names.
         """
         self.commit()
         with failing(self._partial):
             self._sync.wait()
-        if not self.done.all():
-            raise WorkError(f"{self._partial}: {np.sum(~self.done)} of {self.done.size} boxes are missing")
+        wanted_boxes = self.done if keep is None else self.done[keep]
+        if not wanted_boxes.all():
+            raise WorkError(f"{self._partial}: {np.sum(~wanted_boxes)} of {wanted_boxes.size} boxes are missing")
         with failing(self._partial):
             stored = self._file["main"].id.get_num_chunks()
-            wanted = len(self._entries) * self.layout.chunk_roles
+            wanted = np.count_nonzero(self._entries[:, : self.layout.chunk_roles])
             if stored != wanted:
                 raise WorkError(f"{self._partial}: holds {stored} chunks of {wanted}")
             of_pairs = {name: pair_facts[name] for name in self.layout.pair_facts}
@@ -144,7 +145,7 @@ class Writer:
         """Copy the samples that are kept to a new file, and publish that: HDF5 cannot drop samples from a file."""
         kept = np.flatnonzero(keep)
         layout = self.layout.of_samples(kept)
-        layout = replace(layout, arrays={**layout.arrays, "left_out": np.flatnonzero(~keep)})
+        layout = replace(layout, arrays={**layout.arrays, "left_out": self.layout.arrays["pair"][~keep]})
         copy = self._partial.with_name(self._partial.name.replace(".partial.", ".kept.partial."))
         with created(copy, layout) as file:
             copy_stored(self._file, file, layout, kept, self._entries[kept])

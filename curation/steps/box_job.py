@@ -25,7 +25,9 @@ from ..datasets.shards import Shard
 from ..datasets.writer import Writer
 from ..errors import WorkError
 from ..files import Existing, check_destination, lock_path, locked, make_folder
+from ..pair_selection import Exclusion, are_listed
 from ..progress import progress
+from ..spec import parse_spec
 from .box_tasks import BoxResult, BoxTask, box_tasks, repeats, runs_of
 from .box_work import BoxWork
 from .pair_quality import numbers_of_fields
@@ -72,7 +74,8 @@ class BoxJob:
 
     work: how a box is cut. starts: (N, 2, 3) MIP-0 voxels. images, residuals: the image file, and the field file if
     the spec has a field; the field file holds the numbers of the pairs too, if its layout names them. min_valid: a pair
-    is left out if either of its images has a smaller fraction of valid pixels.
+    is left out if either of its images has a smaller fraction of valid pixels. exclusion: for summaries, what was left
+    out before, so that it is not among `starts`.
     """
 
     work: BoxWork
@@ -80,6 +83,7 @@ class BoxJob:
     images: OutputFile
     residuals: OutputFile | None = None
     min_valid: float | None = None
+    exclusion: Exclusion | None = None
 
     def files(self) -> list[OutputFile]:
         """The files that the job makes."""
@@ -108,25 +112,31 @@ def plan_box_jobs(jobs: Sequence[BoxJob], existing: Existing) -> Plan | list[Rep
         return [_report_of_finished(job) for job in jobs]
     _check_destinations(jobs)
     with ExitStack() as stack:
-        kept = [_kept(job, finished, existing, stack).mask(job.starts) for job in jobs]
-    readers = [_checked_reader(job, mask) for job, mask in zip(jobs, kept, strict=True)]
+        boxes = [_kept(job, finished, existing, stack) for job in jobs]
+        kept = [each.mask(job.starts) & ~each.left_out[:, None] for job, each in zip(jobs, boxes, strict=True)]
+    needless = [mask | each.left_out[:, None] for mask, each in zip(kept, boxes, strict=True)]
+    readers = [_checked_reader(job, mask) for job, mask in zip(jobs, needless, strict=True)]
     paths = [file.path for job in jobs for file in job.files()]
     size = sum(file.layout.raw_bytes for job in jobs for file in job.files())
-    return plan_of(tuple(map(str, paths)), jobs, kept, readers, size, free_bytes(paths[0].parent))
+    plan = plan_of(tuple(map(str, paths)), jobs, needless, readers, size, free_bytes(paths[0].parent))
+    return replace(plan, kept=sum(int(mask.sum()) for mask in kept))
 
 
 def plan_of(
     outputs: tuple[str, ...],
     jobs: Sequence[BoxJob],
-    kept: Sequence[np.ndarray],
+    needless: Sequence[np.ndarray],
     readers: Sequence["BoxReader | None"],
     size: int,
     free: int | None,
 ) -> Plan:
-    """The plan of jobs with their readers. kept: (N, 2) each, boxes not to be cut. size: of the raw output, bytes."""
+    """The plan of jobs with their readers, none of whose boxes are kept.
+
+    needless: (N, 2) each, boxes not to be cut. size: of the raw output, bytes.
+    """
     chunks = set()
     boxes = leaving = 0
-    for job, mask, reader in zip(jobs, kept, readers, strict=True):
+    for job, mask, reader in zip(jobs, needless, readers, strict=True):
         if reader is None:
             continue
         for task in box_tasks(job.starts, mask):
@@ -141,9 +151,10 @@ def plan_of(
         repeated_pairs=sum(repeats(job.starts) for job in jobs),
         chunks=len(chunks),
         leaving=leaving,
-        kept=sum(int(mask.sum()) for mask in kept),
+        kept=0,
         output_bytes=size,
         free_bytes=free,
+        exclusion=jobs[0].exclusion,
     )
 
 
@@ -166,13 +177,16 @@ def run_box_jobs(jobs: Sequence[BoxJob], parallel: int, existing: Existing) -> l
         warm_up(parallel)
         kept = [_kept(job, finished, existing, stack) for job in jobs]
         for job, boxes in zip(jobs, kept, strict=True):
-            _checked_reader(job, boxes.mask(job.starts))
+            _checked_reader(job, boxes.mask(job.starts) | boxes.left_out[:, None])
         return [_run(job, finished, boxes, parallel) for job, boxes in zip(jobs, kept, strict=True)]
 
 
-def _checked_reader(job: BoxJob, kept: np.ndarray) -> "BoxReader | None":
-    """A reader of a job's volumes, seen to be able to read its boxes; None where all are kept. kept: (N, 2) bool."""
-    return None if kept.all() else job.work.checked_reader(job.starts, kept)
+def _checked_reader(job: BoxJob, needless: np.ndarray) -> "BoxReader | None":
+    """A reader of a job's volumes, seen to be able to read its boxes; None where none is to be cut.
+
+    needless: (N, 2) bool, the boxes not to be cut.
+    """
+    return None if needless.all() else job.work.checked_reader(job.starts, needless)
 
 
 def _finished(jobs: Sequence[BoxJob], existing: Existing) -> set[Path]:
@@ -186,7 +200,8 @@ def _are_done(jobs: Sequence[BoxJob], finished: set[Path]) -> bool:
 
 
 def _report_of_finished(job: BoxJob) -> Report:
-    return report_of(job.images.path, [file.path for file in job.files()], done_already=True)
+    paths = [file.path for file in job.files()]
+    return report_of(job.images.path, paths, done_already=True, exclusion=job.exclusion)
 
 
 def _check_destinations(jobs: Sequence[BoxJob]) -> None:
@@ -215,10 +230,14 @@ def _discard(jobs: Sequence[BoxJob], finished: set[Path]) -> None:
 
 @dataclass(frozen=True)
 class _KeptBoxes:
-    """The boxes that a job's unfinished files take from earlier ones, by the files' paths; finished: none is left."""
+    """The boxes that a job's unfinished files take from earlier ones, by the files' paths; finished: none is left.
+
+    left_out: (N,) bool, the pairs of which it is known that their valid area is too small: their boxes are not wanted.
+    """
 
     earlier: Mapping[Path, EarlierBoxes]
     finished: bool
+    left_out: np.ndarray
 
     def mask(self, starts: np.ndarray) -> np.ndarray:
         """(N, 2) bool: the boxes that need not be cut, as far as can be told before their bytes are looked at."""
@@ -230,13 +249,27 @@ class _KeptBoxes:
 
 def _kept(job: BoxJob, finished: set[Path], existing: Existing, stack: ExitStack) -> _KeptBoxes:
     left = [file for file in job.files() if file.path not in finished]
-    if existing is not Existing.UPDATED:
-        return _KeptBoxes({}, finished=not left)
-    roles_alike = job.residuals is None
-    earlier = {
-        file.path: stack.enter_context(EarlierBoxes(file.earlier_paths(), file.layout, roles_alike)) for file in left
-    }
-    return _KeptBoxes(earlier, finished=not left)
+    earlier = {}
+    if existing is Existing.UPDATED:
+        roles_alike = job.residuals is None
+        for file in left:
+            earlier[file.path] = stack.enter_context(EarlierBoxes(file.earlier_paths(), file.layout, roles_alike))
+    return _KeptBoxes(earlier, finished=not left, left_out=_known_left_out(job, finished, earlier))
+
+
+def _known_left_out(job: BoxJob, finished: set[Path], earlier: Mapping[Path, EarlierBoxes]) -> np.ndarray:
+    """(N,) bool: the pairs that the finished image file leaves out, or that earlier ones did, with no larger a limit.
+
+    They have no boxes there: without this, an update would cut them, to leave them out again.
+    """
+    left_out = np.zeros(len(job.starts), bool)
+    if job.images.path in finished:
+        return ~_pairs_of_finished(job)
+    if job.min_valid is not None and job.images.path in earlier:
+        for least, spec, places in earlier[job.images.path].left_out():
+            if least <= job.min_valid:
+                left_out |= are_listed(job.starts, parse_spec(spec.encode()).starts()[places])
+    return left_out
 
 
 def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> Report:
@@ -253,33 +286,38 @@ def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> R
         images, residuals = opened(job.images), opened(job.residuals)
         files = BoxFiles(images, residuals)
         resumed = files.done(len(job.starts))
-        files.keep(kept.earlier, job.starts)
+        files.keep(kept.earlier, job.starts, kept.left_out)
         done = files.done(len(job.starts))
-        retries = cut_boxes(job.work, box_tasks(job.starts, done), parallel, files.put)
-        keep = _pairs_to_keep(job, images)
-        numbers = _numbers(job, images, residuals, keep, parallel)
+        needless = done | kept.left_out[:, None]
+        retries = cut_boxes(job.work, box_tasks(job.starts, needless), parallel, files.put)
+        keep = _pairs_to_keep(job, images, kept.left_out)
+        numbers = _numbers(job, images, residuals, keep, parallel, kept.earlier)
         for writer in files.writers():
             writer.finish(keep, numbers)
     others = {path for boxes in kept.earlier.values() for path in boxes.paths} - set(paths)
     return report_of(
         job.images.path,
         paths,
-        resumed=int(resumed.sum()),
-        kept=int(done.sum() - resumed.sum()),
+        resumed=int(resumed[keep].sum()),
+        kept=int(done[keep].sum() - resumed[keep].sum()),
         kept_from=tuple(sorted(map(str, others))),
         retries=retries,
+        exclusion=job.exclusion,
     )
 
 
-def _pairs_to_keep(job: BoxJob, images: Writer | None) -> np.ndarray:
+def _pairs_of_finished(job: BoxJob) -> np.ndarray:
+    """(N,) bool: the pairs that are in the image file, which is finished."""
+    data = open_dataset(job.images.path)
+    with data.file:
+        return np.isin(job.images.layout.arrays["pair"], data.file["pair"][:])
+
+
+def _pairs_to_keep(job: BoxJob, images: Writer | None, left_out: np.ndarray) -> np.ndarray:
     """(N,) bool: the pairs that go into the files. If the image file is finished already, its pairs are the ones."""
-    if images is None:
-        data = open_dataset(job.images.path)
-        with data.file:
-            return np.isin(job.images.layout.arrays["pair"], data.file["pair"][:])
-    if job.min_valid is None:
-        return np.ones(len(job.starts), bool)
-    keep = (images.facts["valid"] >= job.min_valid).all(axis=1)
+    if images is None or job.min_valid is None:
+        return ~left_out
+    keep = (images.facts["valid"] >= job.min_valid).all(axis=1) & ~left_out
     if not keep.any():
         least = f"{job.min_valid:g}"
         raise WorkError(f"no pair has a valid area of {least} in both images; the same with a lower --min_valid?")
@@ -287,17 +325,33 @@ def _pairs_to_keep(job: BoxJob, images: Writer | None) -> np.ndarray:
 
 
 def _numbers(
-    job: BoxJob, images: Writer | None, residuals: Writer | None, keep: np.ndarray, parallel: int
+    job: BoxJob,
+    images: Writer | None,
+    residuals: Writer | None,
+    keep: np.ndarray,
+    parallel: int,
+    earlier: Mapping[Path, EarlierBoxes],
 ) -> dict[str, np.ndarray]:
-    """The numbers of the pairs that are kept, (N,) by name, if the unfinished field file is to hold them."""
+    """The numbers of the pairs that are kept, (N,) by name, if the unfinished field file is to hold them.
+
+    They are measured, or those of earlier files.
+    """
     if residuals is None or not residuals.layout.pair_facts:
         return {}
+    known, stored = np.zeros(len(keep), bool), dict[str, np.ndarray]()
+    if residuals.target in earlier:
+        known, stored = earlier[residuals.target].pair_facts(job.starts, residuals.layout.pair_facts)
+    left = keep & ~known
     with ExitStack() as stack:
         if images is None:  # finished, and holds only the pairs that are kept
-            path, pairs = job.images.path, list(range(np.count_nonzero(keep)))
+            path, places = job.images.path, np.cumsum(keep) - 1
         else:
-            path, pairs = stack.enter_context(images.readable()), np.flatnonzero(keep).tolist()
-        return numbers_of_fields(path, stack.enter_context(residuals.readable()), pairs, len(keep), parallel)
+            path, places = stack.enter_context(images.readable()), np.arange(len(keep))
+        fields = stack.enter_context(residuals.readable())
+        numbers = numbers_of_fields(path, fields, places[left].tolist(), len(keep), parallel)
+    for name, values in stored.items():
+        numbers[name][known] = values
+    return numbers
 
 
 def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callable[[BoxTask, BoxResult], None]) -> int:
@@ -356,13 +410,16 @@ class BoxFiles:
             done &= writer.done
         return done
 
-    def keep(self, earlier: Mapping[Path, EarlierBoxes], starts: np.ndarray) -> None:
-        """Store all boxes that are in earlier files, and undamaged there. starts: (N, 2, 3)."""
+    def keep(self, earlier: Mapping[Path, EarlierBoxes], starts: np.ndarray, left_out: np.ndarray) -> None:
+        """Store all boxes that are in earlier files, and undamaged there, but those of pairs that are left out.
+
+        starts: (N, 2, 3). left_out: (N,) bool.
+        """
         for writer in self.writers():
             if writer.target not in earlier:
                 continue
             boxes = earlier[writer.target]
-            places = np.where(writer.done, NOWHERE, boxes.places(starts))
+            places = np.where(writer.done | left_out[:, None], NOWHERE, boxes.places(starts))
             found = np.argwhere(places != NOWHERE).tolist()
             if not found:
                 continue

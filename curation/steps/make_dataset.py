@@ -11,8 +11,9 @@ import numpy as np
 from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS, QUALITY_FACTS
 from ..datasets.layout import Layout, any_image_name, field_name, image_name
 from ..errors import UsageError
-from ..files import Existing
-from ..provenance import WITH_QUALITY, provenance, sha256
+from ..files import Existing, PathLike
+from ..pair_selection import Exclusion, read_exclusion
+from ..provenance import EXCLUSION, WITH_QUALITY, provenance, sha256
 from ..spec import Spec, note_json, read_spec
 from .box_job import BoxJob, OutputFile, cut_boxes, plan_box_jobs, plan_of, run_box_jobs, warm_up
 from .box_tasks import BoxResult, BoxTask, box_tasks
@@ -28,7 +29,7 @@ class MakeDatasetOptions:
     there are. missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes
     without any chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid
     pixels. retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the
-    numbers of the pairs too.
+    numbers of the pairs too. exclude: exclusion files; their pairs are left out, in either direction.
     """
 
     spec_path: str
@@ -41,6 +42,7 @@ class MakeDatasetOptions:
     min_valid: float | None = None
     retry_for: float = RETRY_FOR_S
     quality: bool = False
+    exclude: tuple[PathLike, ...] = ()
     existing: Existing = Existing.REFUSED
     dry_run: bool = False
 
@@ -72,6 +74,8 @@ def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
     if options.to_layer:
         if options.min_valid is not None:
             raise UsageError("--min_valid leaves pairs out of files; a layer has a section for each")
+        if options.exclude:
+            raise UsageError("--exclude leaves pairs out of files; a layer has a section for each")
         if options.name is not None:
             raise UsageError("--name is of files; a layer has the name of its --dst_path")
         if options.quality:
@@ -85,14 +89,28 @@ def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
 
 
 def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
-    """The job that makes a spec's dataset: an image file and, if the spec has a field, a field file."""
-    starts = spec.starts()
+    """The job that makes a spec's dataset: an image file and, if the spec has a field, a field file.
+
+    The first pair of the spec names the files, and every pair keeps its place in the spec, whether pairs are excluded
+    or not: a dataset keeps its name when a review has left pairs out of it.
+    """
+    of_all = spec.starts()
+    exclusion = read_exclusion(options.exclude, of_all) if options.exclude else None
+    places = _kept_places(of_all, exclusion, options)
+    starts = of_all[places]
     text = spec.text()
     of_spec = _of_spec(spec, text)
     missing = options.missing or "black"
     if options.quality and spec.field is None:
         raise UsageError("--quality measures what the field makes of each pair, and this spec has no field")
-    parts = {**of_spec, "field_decimals": options.decimals, "min_valid": options.min_valid, "missing": missing}
+    parts: dict[str, Any] = {
+        **of_spec,
+        "field_decimals": options.decimals,
+        "min_valid": options.min_valid,
+        "missing": missing,
+    }
+    if exclusion is not None and exclusion.mask.any():
+        parts[EXCLUSION] = sha256(json.dumps(np.flatnonzero(exclusion.mask).tolist()))
     made_of = provenance(**parts)
     attributes: dict[str, Any] = {
         "spec": text,
@@ -104,11 +122,11 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
     if options.min_valid is not None:
         attributes["min_valid"] = options.min_valid
     shape = (len(starts), 2, spec.x_size, spec.y_size)
-    arrays = {"start": starts, "pair": np.arange(len(starts))}
+    arrays = {"start": starts, "pair": places}
     folder = Path(options.dst_path)
-    name = image_name(starts, spec.dst_mip) if options.name is None else _checked_name(options.name)
+    name = image_name(of_all, spec.dst_mip) if options.name is None else _checked_name(options.name)
     earlier = any_image_name(spec.dst_mip) if options.name is None else None
-    images = Layout(shape, 2, {**arrays, **_notes(spec)}, tuple(BOX_FACTS), made_of, attributes)
+    images = Layout(shape, 2, {**arrays, **_notes(spec, places)}, tuple(BOX_FACTS), made_of, attributes)
     residuals = None
     if spec.field is not None:
         attributes = {**attributes, "decimals": "none" if options.decimals is None else options.decimals}
@@ -130,7 +148,17 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
         images=OutputFile(folder / name, images, earlier),
         residuals=residuals,
         min_valid=options.min_valid,
+        exclusion=exclusion,
     )
+
+
+def _kept_places(starts: np.ndarray, exclusion: Exclusion | None, options: MakeDatasetOptions) -> np.ndarray:
+    """(N,): the places in the spec of the pairs that are not excluded. starts: of all pairs."""
+    if exclusion is None:
+        return np.arange(len(starts))
+    if exclusion.mask.all():
+        raise UsageError(f"--exclude {' '.join(exclusion.files)}: no pair of {options.spec_path} is left")
+    return np.flatnonzero(~exclusion.mask)
 
 
 def _checked_name(name: str) -> str:
@@ -140,13 +168,11 @@ def _checked_name(name: str) -> str:
     return f"{name}.h5"
 
 
-def _notes(spec: Spec) -> dict[str, np.ndarray]:
-    """`note`, (N,): each pair's note as JSON, or ""; nothing where no pair has one."""
+def _notes(spec: Spec, places: np.ndarray) -> dict[str, np.ndarray]:
+    """`note`, (N,): the note of each pair at some places of the spec as JSON, or ""; nothing where none has one."""
     notes = spec.notes()
-    if not notes:
-        return {}
-    texts = [note_json(notes[index]) if index in notes else "" for index in range(len(spec.pairs))]
-    return {"note": np.array(texts, object)}
+    texts = [note_json(notes[index]) if index in notes else "" for index in places.tolist()] if notes else []
+    return {"note": np.array(texts, object)} if any(texts) else {}
 
 
 def _of_spec(spec: Spec, text: str) -> dict[str, str]:

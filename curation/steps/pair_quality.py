@@ -163,6 +163,8 @@ def numbers_of_fields(
     pairs: the places of the pairs among the images. The fields of other pairs have NaN.
     """
     numbers = {name: np.full(count, np.nan, how.dtype) for name, how in QUALITY_FACTS.items()}
+    if not pairs:
+        return numbers
     runs = [pairs[first : first + LONGEST_RUN] for first in range(0, len(pairs), LONGEST_RUN)]
     work = QualityWork(images, fields, takes_stored=False)
     with (

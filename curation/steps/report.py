@@ -11,6 +11,7 @@ import numpy as np
 
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import BOX_FACTS, ROLES, VOLUMES
+from ..pair_selection import Exclusion
 from .pair_quality import QualityTable
 
 NAMED = 5  # places of a kind that are named; the rest is in the file
@@ -39,7 +40,8 @@ def free_bytes(path: str | Path) -> int | None:
 class Plan:
     """What a command would do, for --dry_run. output_bytes is what the output takes without compression.
 
-    boxes, chunks, leaving: of the distinct boxes that are to be cut. kept: images that --update would keep.
+    boxes, chunks, leaving: of the distinct boxes that are to be cut. kept: images that --update would keep. exclusion:
+    what was left out of the pairs, if anything was asked to be.
     """
 
     outputs: tuple[str, ...]
@@ -51,6 +53,7 @@ class Plan:
     kept: int
     output_bytes: int
     free_bytes: int | None
+    exclusion: Exclusion | None = None
 
     def __str__(self) -> str:
         free = "" if self.free_bytes is None else f"; {size_text(self.free_bytes)} are free there"
@@ -59,6 +62,7 @@ class Plan:
         lines = [
             ("output", ", ".join(self.outputs)),
             ("pairs", str(self.pairs) + (f", {self.repeated_pairs} of them repeated" if self.repeated_pairs else "")),
+            *([] if self.exclusion is None else [("excluded", str(self.exclusion))]),
             *([("kept", f"{self.kept} of {2 * self.pairs} images, as they are stored")] if self.kept else []),
             ("distinct boxes", f"{self.boxes}, {self.leaving} of them partly outside the image's volume"),
             ("chunks to read", f"{self.chunks}, before the shifts that fields ask for"),
@@ -73,7 +77,8 @@ class Report:
 
     starts: (N, 2, 3). pairs: (N,), each sample's number among the spec's pairs. volumes: what each of `VOLUMES` is, as
     far as they are read. resumed: boxes found done. kept: boxes taken from earlier files; kept_from: those of the files
-    that were not replaced. done_already: whether nothing was left to do.
+    that were not replaced. exclusion: what was left out of the spec's pairs, if anything was asked to be. done_already:
+    whether nothing was left to do.
     """
 
     outputs: tuple[str, ...]
@@ -88,6 +93,7 @@ class Report:
     left_out: int = 0
     min_valid: float | None = None
     quality: QualityTable | None = None
+    exclusion: Exclusion | None = None
     done_already: bool = False
 
     def __str__(self) -> str:
@@ -100,6 +106,8 @@ class Report:
             pairs += f"; {self.left_out} left out, their valid area being below {self.min_valid:g}"
         yield "output", ", ".join(self.outputs)
         yield "pairs", pairs
+        if self.exclusion is not None:
+            yield "excluded", str(self.exclusion)
         yield "boxes", f"{self._distinct().sum()} distinct, of {images} images"
         if self.resumed:
             yield "found done", f"{self.resumed} of {images} images"
