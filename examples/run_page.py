@@ -40,6 +40,8 @@ def main() -> int:
         print(f"failed with exit code {done.returncode}", file=sys.stderr)
         return 1
     print(f"done in {time.monotonic() - started:.0f} s; the results are in {args.folder}")
+    for picture in sorted(Path(args.folder).glob("*.png")):
+        print(f"look at {picture}")
     return 0
 
 
