@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS,
         else:
             for picture in made[place % DISTINCT].glob("*.webp"):
                 os.link(picture, pair / picture.name)
-        (pair / "detail.js").write_text(f"review.detail({place}, {json.dumps(detail_of(place, len(fields)))});\n")
+        (pair / "detail.js").write_text(f"review.detail({place}, {detail_of(place, len(fields))});\n")
     return folder / "index.html"
 
 
@@ -135,12 +136,10 @@ def rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-def detail_of(place: int, fields: int) -> Json:
-    """What stands in a pair's detail.js."""
-    random = np.random.default_rng(place)
-    n = SIZE[0] // WINDOW
+def detail_of(place: int, fields: int) -> str:
+    """What stands in a pair's detail.js, as JSON."""
     note = HOSTILE + " " + "long " * 20_000 if place == 3 else f"point {place}\n\nA second paragraph of the note."
-    return {
+    detail = {
         "rows": [
             ["source box", f"x {144 + 64 * place}, y 176, z 5, in MIP-0 voxels"],
             ["target box", f"x {144 + 64 * place}, y 176, z 4, in MIP-0 voxels"],
@@ -149,9 +148,17 @@ def detail_of(place: int, fields: int) -> Json:
         "note": note,
         "link": "https://neuroglancer-demo.appspot.com/#!%7B%7D" if place % 2 == 0 else None,
         "no_link": "" if place % 2 == 0 else "The volume is on a disk, which Neuroglancer cannot reach.",
-        "before": map_of(random.uniform(-0.2, 0.6, (n, n))),
-        "fields": [field_detail(place, random) for _ in range(fields)],
     }
+    return f"{json.dumps(detail)[:-1]}, {maps_of(place % DISTINCT, fields)}"
+
+
+@cache
+def maps_of(seed: int, fields: int) -> str:
+    """The rest of a pair's details, as JSON without its first brace."""
+    random = np.random.default_rng(seed)
+    n = SIZE[0] // WINDOW
+    before = map_of(random.uniform(-0.2, 0.6, (n, n)))
+    return json.dumps({"before": before, "fields": [field_detail(seed, random) for _ in range(fields)]})[1:]
 
 
 def map_of(values: np.ndarray) -> Json:

@@ -379,8 +379,9 @@ function fill(id, choices) {
   byId(id).replaceChildren(...choices.map(([value, textContent]) => element("option", {value, textContent})));
 }
 
-if (review.data) new Review(review.data);
-else {
+const app = review.data && new Review(review.data); // by this name in the browser's console
+
+if (!app) {
   byId("warning").textContent = "The page cannot load data.js, which belongs beside it. Make the review again, or copy its whole folder.";
   byId("warning").hidden = false;
 }
