@@ -136,7 +136,7 @@ def test_the_numbers_of_several_fields_have_their_names(
     assert done.code == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert float(rows[0]["displacement_max_other"]) == 0 < float(rows[0]["displacement_max_field"])
-    assert "displacement, largest         0.00 of all pairs" in done.stdout
+    assert "displacement, largest        0.00 px of all pairs" in done.stdout
 
 
 def test_without_fields_the_numbers_before_are_told(command: Command, files: tuple[Path, Path]) -> None:
@@ -164,7 +164,8 @@ def test_the_folder_holds_the_page_and_what_it_shows(made: Path) -> None:
     names = [measure["name"] for measure in data["measures"]]
     assert names[0] == "correlation_after" and {"valid", "section", "folded", "roughness"} <= set(names)
     for name, values in data["numbers"][0].items():
-        expected = [getattr(measure(*some_pairs()[i], some_fields()[i]), name) for i in range(4)]
+        percent = 100 if name == "folded" else 1
+        expected = [percent * getattr(measure(*some_pairs()[i], some_fields()[i]), name) for i in range(4)]
         assert values == pytest.approx(expected, rel=1e-5)
     page = Path(__file__).parent.parent / "curation" / "review" / "page"
     for path in page.iterdir():

@@ -27,7 +27,7 @@ class Measure:
     """A number of each pair, by which pairs are sorted and filtered.
 
     worst: which end is bad, "low" or "high"; "" if neither is. digits: decimals to show. of_field: whether each field
-    has its own.
+    has its own. A share is shown in percent.
     """
 
     name: str
@@ -38,6 +38,10 @@ class Measure:
     about: str
     of_field: bool = True
 
+    def shown(self, values: np.ndarray) -> np.ndarray:
+        """The values in the measure's unit."""
+        return values * 100 if self.unit == "%" else values
+
 
 MEASURES = (
     Measure("correlation_after", "correlation after", "", "low", 2, "How alike the images are after the field."),
@@ -45,7 +49,7 @@ MEASURES = (
     Measure("cpc_low_after", "windows, worst after", "", "low", 2, "The same within windows; their 5th percentile."),
     Measure("displacement_median", "displacement, median", "px", "high", 2, "How far the field is from its prior."),
     Measure("displacement_max", "displacement, largest", "px", "high", 2, "How far the field is from its prior."),
-    Measure("folded", "folded area", "share", "high", 5, "The share of pixels at which the field folds the image."),
+    Measure("folded", "folded area", "%", "high", 3, "The share of pixels at which the field folds the image."),
     Measure("roughness", "roughness", "px/px²", "high", 3, "How much neighbouring vectors differ."),
 )
 BEFORE = (
@@ -54,7 +58,7 @@ BEFORE = (
     Measure("cpc_low_before", "windows, worst before", "", "low", 2, "The same within windows; their 5th percentile."),
 )
 GENERAL = (
-    Measure("valid", "valid area", "share", "low", 3, "Of the image that has less valid area.", of_field=False),
+    Measure("valid", "valid area", "%", "low", 1, "Of the image that has less valid area.", of_field=False),
     Measure("section", "section", "", "", 0, "The z of the source.", of_field=False),
 )
 
@@ -142,14 +146,14 @@ def page_data(reviewed: Reviewed, options: PictureOptions) -> dict[str, Any]:
             "tags": [note.tags for note in notes],
             "state": [texts.state(place, fields_at[place].tolist() if reviewed.measurers else ()) for place in places],
         },
-        "general": {name: _short(values) for name, values in reviewed.general.items()},
-        "numbers": [{name: _short(values) for name, values in each.items()} for each in reviewed.numbers],
+        "general": {each.name: _short(each, reviewed.general) for each in measures if not each.of_field},
+        "numbers": [{each.name: _short(each, some) for each in measures if each.of_field} for some in reviewed.numbers],
     }
 
 
-def _short(values: np.ndarray) -> list[float]:
-    """The values without digits that nobody looks at, which would take twice the room."""
-    return [float(f"{value:.6g}") for value in values.tolist()]
+def _short(measure: Measure, numbers: Mapping[str, np.ndarray]) -> list[float]:
+    """The values of a measure without digits that nobody looks at, which would take twice the room."""
+    return [float(f"{value:.6g}") for value in measure.shown(numbers[measure.name]).tolist()]
 
 
 def _key(images: Collection) -> str:
@@ -282,12 +286,12 @@ def histograms(reviewed: Reviewed) -> str:
 
 
 def _histogram(measure: Measure, values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
+    known = measure.shown(values[np.isfinite(values)])
     if not known.size:
         return f"{measure.label:<24} not known of any pair"
-    low, high = (f"{end:.{measure.digits}f}" for end in (known.min(), known.max()))
+    low, high = (f"{end:.{measure.digits}f} {measure.unit}".rstrip() for end in (known.min(), known.max()))
     if known.min() == known.max():
-        return f"{measure.label:<24} {low:>9} of all pairs"
+        return f"{measure.label:<24} {low:>11} of all pairs"
     counts, _ = np.histogram(known, _BINS)
     heights = np.ceil(counts * (len(_BARS) - 1) / counts.max()).astype(int)  # so that one pair is seen beside thousands
-    return f"{measure.label:<24} {low:>9} |{''.join(_BARS[height] for height in heights)}| {high}"
+    return f"{measure.label:<24} {low:>11} |{''.join(_BARS[height] for height in heights)}| {high}"
