@@ -48,6 +48,11 @@ class Dataset:
         return np.arange(len(self.main))
 
     @property
+    def done(self) -> np.ndarray:
+        """(N,) bool, which samples are there: all are."""
+        return np.ones(len(self.main), bool)
+
+    @property
     def expected(self) -> int:
         """How many samples the dataset has."""
         return len(self.main)

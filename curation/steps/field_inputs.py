@@ -159,7 +159,7 @@ def places_of(images: Dataset | Collection, prior: Dataset | Collection) -> np.n
         places = np.array([place_of.get(number, -1) for number in images.numbers.tolist()], np.int64)
     # What was chosen by its start may have another number among the pairs of another spec.
     names = {"translation"} if by_start else {"translation", "pair"}
-    matched = np.flatnonzero(places >= 0)
+    matched = np.flatnonzero((places >= 0) & images.done & prior.done[places])
     for name in names & set(images.arrays) & set(prior.arrays):
         ours, theirs = images.arrays[name][matched], prior.arrays[name][places[matched]]
         differs = (ours != theirs).reshape(len(matched), -1).any(axis=1)
