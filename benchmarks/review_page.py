@@ -16,7 +16,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from reviews_made import make_review
+from reviews_made import copy_page, make_review
 
 # A frame is painted right after the callbacks for it, so that a message posted in such a callback comes after it.
 WATCH = """
@@ -40,6 +40,7 @@ def main() -> None:
     path = options.folder / "index.html"
     if not path.exists():
         make_review(options.folder, options.pairs)
+    copy_page(options.folder)  # as it is now
     print(f"{'what':<36}{'times':>6}{'median (ms)':>13}{'worst (ms)':>12}")
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=shutil.which("chromium"))

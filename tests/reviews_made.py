@@ -56,8 +56,7 @@ def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS,
     and pair 5 has a state.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in PAGE.iterdir():
-        shutil.copy(path, folder / path.name)
+    copy_page(folder)
     data = data_of(pairs, fields)
     columns = data["columns"] | changes.pop("columns", {})
     data |= {"columns": columns, **changes}
@@ -75,6 +74,11 @@ def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS,
                 os.link(picture, pair / picture.name)
         (pair / "detail.js").write_text(f"review.detail({place}, {detail_of(place, len(fields))});\n")
     return folder / "index.html"
+
+
+def copy_page(folder: Path) -> None:
+    for path in PAGE.iterdir():
+        shutil.copy(path, folder / path.name)
 
 
 def data_of(pairs: int, fields: tuple[str, ...] = FIELDS) -> Json:

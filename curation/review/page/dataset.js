@@ -11,6 +11,16 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** The context of an empty canvas of width x height CSS pixels, drawn as sharp as the screen is. */
+function fitted(canvas, width, height, ratio) {
+  const [wide, tall] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== wide || canvas.height !== tall) Object.assign(canvas, {width: wide, height: tall});
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
 class Dataset {
   constructor(data) {
     Object.assign(this, {name: data.name, key: data.key, version: data.version, unfinished: data.unfinished});

@@ -38,15 +38,13 @@ function arrowFactor(scale, step) {
 }
 
 /**
- * Draw a stage of width x height CSS pixels.
+ * Draw a stage of width x height CSS pixels, each of which is `ratio` pixels of the screen wide.
  *
  * view: mode, shows ("source" or "target"), wipe (0 to 1), zoom, x and y (the image's pixel in the middle of a pane),
  * layers, opacity. content: size, window, labels {source, target}, the images source, target and colours or null where
  * they are not there yet, map (a correlation map or null), field (a field's details or null).
  */
 function drawStage(context, width, height, ratio, view, content) {
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  context.clearRect(0, 0, width, height);
   const panes = panesOf(view.mode, width, height);
   panes.forEach((pane, number) => {
     const frame = new Frame(context, pane, view, content, ratio);

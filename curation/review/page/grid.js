@@ -11,7 +11,7 @@ class Grid {
     Object.assign(this, {box, cells, dataset, decisions, caption, opened});
     this.list = [];
     this.at = 0;
-    this.made = new Map(); // position to element
+    this.made = new Map(); // index to element
     box.addEventListener("scroll", () => this._fill(), {passive: true});
     new ResizeObserver(() => this._layout()).observe(box);
     cells.addEventListener("click", (event) => {
@@ -26,21 +26,13 @@ class Grid {
   show(list, at) {
     this.list = list;
     this.at = at;
-    this._drop();
     this._layout();
   }
 
-  select(at, scrolls = true) {
-    this.made.get(this.at)?.setAttribute("aria-selected", "false");
+  select(at) {
+    this.made.get(this.list[this.at])?.setAttribute("aria-selected", "false");
     this.at = at;
-    if (scrolls) this._reveal();
-    this._fill();
-    this._mark();
-  }
-
-  /** Decisions or the numbers' field have changed. */
-  refresh() {
-    this._drop();
+    this._reveal();
     this._fill();
     this._mark();
   }
@@ -65,70 +57,69 @@ class Grid {
     this.pictureHeight = Math.round(this.cellWidth * Math.min(1.5, Math.max(0.4, y / x)));
     this.rowHeight = this.pictureHeight + TEXT_HEIGHT + GAP;
     this.cells.style.height = `${Math.ceil(this.list.length / this.columns) * this.rowHeight}px`;
-    this._drop();
     this._reveal();
-    this._fill();
+    this._fill(true);
     this._mark();
   }
 
-  _fill() {
+  /** Make the cells near the view, and take the others away. A cell that stays keeps its picture. */
+  _fill(anew = false) {
     if (!this.columns || !this.cells.clientWidth) return;
     const {scrollTop, clientHeight} = this.box;
     const first = Math.max(0, Math.floor((scrollTop - AHEAD) / this.rowHeight)) * this.columns;
-    const rows = Math.ceil((scrollTop + clientHeight + AHEAD) / this.rowHeight);
-    const end = Math.min(this.list.length, rows * this.columns);
-    for (const [position, cell] of this.made) {
-      if (position < first || position >= end) {
-        cell.remove();
-        this.made.delete(position);
-      }
+    const end = Math.ceil((scrollTop + clientHeight + AHEAD) / this.rowHeight) * this.columns;
+    const near = this.list.slice(first, end);
+    const wanted = new Set(near);
+    for (const [index, cell] of this.made) {
+      if (wanted.has(index)) continue;
+      cell.remove();
+      this.made.delete(index);
     }
-    const added = document.createDocumentFragment();
-    for (let position = first; position < end; position++) {
-      if (this.made.has(position)) continue;
-      const cell = this._cell(position);
-      this.made.set(position, cell);
-      added.append(cell);
-    }
-    this.cells.append(added);
+    near.forEach((index, at) => {
+      const cell = this.made.get(index);
+      if (!cell) this.cells.append(this._write(this._cell(index), index, first + at));
+      else if (anew) this._write(cell, index, first + at);
+    });
   }
 
-  _cell(position) {
-    const index = this.list[position];
+  _cell(index) {
+    const picture = element("img", {src: `${this.dataset.folder(index)}/grid.webp`, alt: "", decoding: "async"});
+    picture.draggable = false;
+    const cell = element("div", {}, picture, element("div", {className: "line"}), element("div", {className: "line marks"}));
+    picture.addEventListener("error", () => cell.classList.add("broken"));
+    cell.setAttribute("role", "option");
+    this.made.set(index, cell);
+    return cell;
+  }
+
+  /** What a cell says, and where it is. */
+  _write(cell, index, position) {
     const {dataset, decisions} = this;
     const rejected = decisions.isRejected(index);
     const title = dataset.title(index);
     const {label, text} = this.caption(index);
     const marks = [dataset.columns.state[index], ...decisions.tags(index)].filter(Boolean).join(", ");
-    const picture = element("img", {src: `${dataset.folder(index)}/grid.webp`, alt: "", decoding: "async"});
-    picture.draggable = false;
-    picture.style.height = `${this.pictureHeight}px`;
-    picture.addEventListener("error", () => cell.classList.add("broken"));
-    const cell = element(
-      "div",
-      {id: `cell-${position}`, className: rejected ? "cell rejected" : "cell"},
-      picture,
-      element("div", {className: "line"}, element("b", {textContent: title}), element("span", {textContent: text})),
-      element(
-        "div",
-        {className: "line marks"},
-        ...(rejected ? [element("strong", {textContent: "✕ rejected"})] : []),
-        element("span", {className: "clip", textContent: marks}),
-      ),
-    );
-    const names = {role: "option", "aria-selected": String(position === this.at), "aria-posinset": position + 1};
+    const [picture, line, below] = cell.children;
+    line.replaceChildren(element("b", {textContent: title}), element("span", {textContent: text}));
+    below.replaceChildren(element("span", {className: "clip", textContent: marks}));
+    if (rejected) below.prepend(element("strong", {textContent: "✕ rejected"}));
+    cell.classList.add("cell");
+    cell.classList.toggle("rejected", rejected);
+    cell.id = `cell-${position}`;
+    cell.dataset.position = position;
     const said = [title, `${label} ${text}`, rejected ? "rejected" : "", marks].filter(Boolean).join(", ");
-    const all = {...names, "aria-setsize": this.list.length, "aria-label": said, "data-position": position};
-    for (const [name, value] of Object.entries(all)) cell.setAttribute(name, value);
-    cell.style.width = `${this.cellWidth}px`;
-    cell.style.height = `${this.rowHeight - GAP}px`;
-    cell.style.left = `${(position % this.columns) * (this.cellWidth + GAP)}px`;
-    cell.style.top = `${Math.floor(position / this.columns) * this.rowHeight}px`;
+    const names = {label: said, selected: position === this.at, posinset: position + 1, setsize: this.list.length};
+    for (const [name, value] of Object.entries(names)) cell.setAttribute(`aria-${name}`, value);
+    picture.style.height = `${this.pictureHeight}px`;
+    const left = (position % this.columns) * (this.cellWidth + GAP);
+    const top = Math.floor(position / this.columns) * this.rowHeight;
+    const places = {left, top, width: this.cellWidth, height: this.rowHeight - GAP};
+    for (const [name, value] of Object.entries(places)) cell.style[name] = `${value}px`;
     return cell;
   }
 
   _mark() {
-    const cell = this.made.get(this.at);
+    const cell = this.made.get(this.list[this.at]);
     cell?.setAttribute("aria-selected", "true");
     if (cell) this.box.setAttribute("aria-activedescendant", cell.id);
     else this.box.removeAttribute("aria-activedescendant");
@@ -141,10 +132,5 @@ class Grid {
     const {scrollTop, clientHeight} = this.box;
     if (top < scrollTop) this.box.scrollTop = top;
     else if (top + this.rowHeight > scrollTop + clientHeight) this.box.scrollTop = top + this.rowHeight - clientHeight + GAP;
-  }
-
-  _drop() {
-    this.made.clear();
-    this.cells.replaceChildren();
   }
 }

@@ -31,8 +31,8 @@ class Histogram {
     this._listen();
   }
 
-  /** All values, the indices that are shown, and the range that is chosen. */
-  show(values, shown, [low, high]) {
+  /** All values, the indices that are shown, the range that is chosen, and the page's colours. */
+  show(values, shown, [low, high], style) {
     this._bin(values);
     const counts = this._counts(shown);
     this.range = [low, high];
@@ -43,7 +43,7 @@ class Histogram {
     }
     this.any.hidden = low === null && high === null;
     this.unknown.textContent = this.missing ? `${this.missing.toLocaleString("en")} not known` : "";
-    this._draw(counts);
+    this._draw(counts, style);
   }
 
   /** In which bin each pair lies, and how many all pairs are; -1 where the number is not known. */
@@ -70,16 +70,12 @@ class Histogram {
     return counts;
   }
 
-  _draw(counts) {
+  _draw(counts, style) {
     const {canvas} = this;
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     if (!width) return;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    const context = canvas.getContext("2d");
-    context.scale(ratio, ratio);
-    const style = getComputedStyle(canvas);
+    const context = fitted(canvas, width, height, ratio);
     const most = Math.max(1, ...this.total);
     const bar = (count, bin) => {
       // The square root: a bin of one pair is still seen beside one of thousands, and single pairs matter here.

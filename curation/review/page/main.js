@@ -55,10 +55,11 @@ class Review {
   }
 
   showHistograms() {
+    const style = getComputedStyle(document.body);
     for (const histogram of this.histograms) {
       const {measure} = histogram;
       const range = this.filters.ranges.get(measure.name) ?? [null, null];
-      histogram.show(this.dataset.values(measure, this.filters.field), this.list, range);
+      histogram.show(this.dataset.values(measure, this.filters.field), this.list, range, style);
     }
   }
 

@@ -106,9 +106,8 @@ class Viewer {
   _draw() {
     const ratio = window.devicePixelRatio || 1;
     const {clientWidth: width, clientHeight: height} = this.stage;
-    const [wide, tall] = [Math.round(width * ratio), Math.round(height * ratio)];
-    if (this.canvas.width !== wide || this.canvas.height !== tall) Object.assign(this.canvas, {width: wide, height: tall});
-    drawStage(this.canvas.getContext("2d"), width, height, ratio, this.view, this._content());
+    const context = fitted(this.canvas, width, height, ratio);
+    drawStage(context, width, height, ratio, this.view, this._content());
     this._showBars();
   }
 
