@@ -61,7 +61,7 @@ def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS,
     columns = data["columns"] | changes.pop("columns", {})
     data |= {"columns": columns, **changes}
     (folder / "data.js").write_text(f"review.load({json.dumps(data)});\n")
-    wheel().save(folder / "wheel.webp", lossless=True)
+    wheel().save(folder / "wheel.png")
     made: list[Path] = []
     for place in range(pairs):
         pair = folder / "pairs" / f"{place:06}"
@@ -70,7 +70,7 @@ def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS,
             write_pictures(pair, place, len(fields))
             made.append(pair)
         else:
-            for picture in made[place % DISTINCT].glob("*.webp"):
+            for picture in made[place % DISTINCT].glob("*.[jp][pn]g"):
                 os.link(picture, pair / picture.name)
         (pair / "detail.js").write_text(f"review.detail({place}, {detail_of(place, len(fields))});\n")
     return folder / "index.html"
@@ -105,6 +105,8 @@ def data_of(pairs: int, fields: tuple[str, ...] = FIELDS) -> Json:
         "picture": SIZE,
         "fields": fields,
         "window": WINDOW,
+        "no_link": "the volume cannot be reached",
+        "serve": [],
         "measures": MEASURES,
         "columns": {
             "place": list(range(pairs)),
@@ -151,7 +153,7 @@ def detail_of(place: int, fields: int) -> str:
         ],
         "note": note,
         "link": "https://neuroglancer-demo.appspot.com/#!%7B%7D" if place % 2 == 0 else None,
-        "no_link": "" if place % 2 == 0 else "The volume is on a disk, which Neuroglancer cannot reach.",
+        "invalid": [place % DISTINCT % 2 == 0, False],
     }
     return f"{json.dumps(detail)[:-1]}, {maps_of(place % DISTINCT, fields)}"
 
@@ -181,6 +183,7 @@ def field_detail(place: int, random: np.random.Generator) -> Json:
         "scale": SCALE,
         "arrows": {"nx": m, "ny": m, "step": STEP, "x": [None, *rounded(x[1:])], "y": [None, *rounded(y[1:])]},
         "folds": [[2, 1], [3, 1]] if place % 3 == 0 else [],
+        "invalid": place % 2 == 0,
     }
 
 
@@ -214,8 +217,15 @@ def shifted(image: np.ndarray, field: np.ndarray) -> np.ndarray:
     return image[at[0], at[1] % image.shape[1]]
 
 
-def grey_picture(grey: np.ndarray, valid: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.dstack([grey.astype(np.uint8)] * 3 + [np.where(valid, 255, 0).astype(np.uint8)]))
+def save_grey(folder: Path, name: str, grey: np.ndarray, valid: np.ndarray) -> None:
+    Image.fromarray(grey.clip(1, 255).astype(np.uint8)).save(folder / f"{name}.jpg", quality=90)
+    if not valid.all():
+        save_mask(folder / f"{name}_invalid.png", ~valid, np.zeros(SIZE, np.uint8))
+
+
+def save_mask(path: Path, shown: np.ndarray, grey: np.ndarray) -> None:
+    """A picture of grey values that is transparent where nothing is to be shown."""
+    Image.fromarray(np.dstack([grey, grey, grey, shown * np.uint8(255)])).save(path)
 
 
 def coloured(field: np.ndarray) -> np.ndarray:
@@ -238,19 +248,19 @@ def write_pictures(folder: Path, seed: int, fields: int) -> None:
     source = shifted(target, -field).clip(1, 255) + np.random.default_rng(seed).normal(0, 6, SIZE)
     rows, columns = np.indices(SIZE)
     valid = np.abs(rows - columns - 60 + 8 * np.sin(columns / 15)) > 5 if seed % 2 == 0 else np.ones(SIZE, bool)
-    grey_picture(source.clip(1, 255), valid).save(folder / "source.webp", quality=90)
-    grey_picture(target, np.ones(SIZE, bool)).save(folder / "target.webp", quality=90)
-    colours = coloured(field)
-    if seed % 3 == 0:
-        checks = ((rows // 3 + columns // 3) % 2 * 255).astype(np.uint8)
-        colours = np.where(((rows - 50) ** 2 + (columns - 95) ** 2 < 200)[..., None], checks[..., None], colours)
+    save_grey(folder, "source", source, valid)
+    save_grey(folder, "target", target, np.ones(SIZE, bool))
+    checks = ((rows // 3 + columns // 3) % 2 * 255).astype(np.uint8)
+    is_folded = (rows - 50) ** 2 + (columns - 95) ** 2 < 200
     for index in range(fields):
         part = field * (0.6 + 0.4 * index)
-        grey_picture(shifted(source, part).clip(1, 255), shifted(valid, part)).save(folder / f"pulled_{index}.webp")
-        Image.fromarray(colours).save(folder / f"field_{index}.webp", lossless=True)
+        save_grey(folder, f"pulled_{index}", shifted(source, part), shifted(valid, part))
+        Image.fromarray(coloured(field)).save(folder / f"field_{index}.jpg", quality=90)
+        if seed % 3 == 0:
+            save_mask(folder / f"folds_{index}.png", is_folded, checks)
     overlay = np.dstack([source, target, source]).clip(0, 255).astype(np.uint8)
     overlay[~valid] = (70, 88, 140)
-    Image.fromarray(overlay).save(folder / "grid.webp", quality=85)
+    Image.fromarray(overlay).save(folder / "grid.jpg", quality=85)
 
 
 if __name__ == "__main__":

@@ -733,11 +733,11 @@ def test_an_unfinished_review_says_so(open_page: Open, tmp_path: Path) -> None:
 def test_files_that_are_missing_are_named(browser: Any, tmp_path: Path) -> None:
     path = make_review(tmp_path, 2)
     (tmp_path / "pairs" / "000000" / "detail.js").unlink()
-    (tmp_path / "pairs" / "000000" / "target.webp").unlink()
+    (tmp_path / "pairs" / "000000" / "target.jpg").unlink()
     page = browser.new_page()
     page.goto(path.as_uri() + "#pair=0")
     until(page, "byId('link').textContent.includes('pairs/000000/detail.js')")
-    until(page, "byId('broken').textContent.includes('pairs/000000/target.webp')")
+    until(page, "byId('broken').textContent.includes('pairs/000000/target.jpg')")
     (tmp_path / "data.js").unlink()
     page.goto("about:blank")
     page.goto(path.as_uri())

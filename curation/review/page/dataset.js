@@ -25,6 +25,7 @@ class Dataset {
   constructor(data) {
     Object.assign(this, {name: data.name, key: data.key, version: data.version, unfinished: data.unfinished});
     Object.assign(this, {size: data.size, fields: data.fields, window: data.window, measures: data.measures});
+    Object.assign(this, {no_link: data.no_link, serve: data.serve});
     this.columns = data.columns;
     this.count = data.columns.place.length;
     this.indices = new Map(data.columns.place.map((place, index) => [place, index]));
@@ -140,20 +141,23 @@ const details = {
 const pictures = {
   _kept: new Map(),
 
-  /** {image, state}: state becomes "ready" or "broken". */
-  of(url, changed) {
+  /** {image, state} of a picture {url, mask}: state becomes "ready" or "broken". What the mask covers is transparent. */
+  of({url, mask}, changed) {
     let found = this._kept.get(url);
     if (!found) {
-      found = {image: new Image(), state: "loading", listeners: new Set()};
-      found.image.decoding = "async";
-      const ended = (state) => () => {
+      found = {image: null, state: "loading", listeners: new Set()};
+      const ended = (state) => {
         found.state = state;
         for (const listener of found.listeners) listener();
         found.listeners.clear();
       };
-      found.image.onload = ended("ready");
-      found.image.onerror = ended("broken");
-      found.image.src = url;
+      Promise.all([url, mask].filter(Boolean).map(loaded)).then(
+        (images) => {
+          found.image = mask ? withoutMasked(...images) : images[0];
+          ended("ready");
+        },
+        () => ended("broken"),
+      );
     }
     if (changed && found.state === "loading") found.listeners.add(changed);
     this._kept.delete(url);
@@ -162,3 +166,22 @@ const pictures = {
     return found;
   },
 };
+
+function loaded(url) {
+  return new Promise((resolve, reject) => {
+    const image = Object.assign(new Image(), {decoding: "async"});
+    image.onload = () => resolve(image);
+    image.onerror = reject;
+    image.src = url;
+  });
+}
+
+/** A picture that is transparent where a mask is not. */
+function withoutMasked(image, mask) {
+  const canvas = element("canvas", {width: image.width, height: image.height});
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  context.globalCompositeOperation = "destination-out";
+  context.drawImage(mask, 0, 0);
+  return canvas;
+}

@@ -41,8 +41,8 @@ function arrowFactor(scale, step) {
  * Draw a stage of width x height CSS pixels, each of which is `ratio` pixels of the screen wide.
  *
  * view: mode, shows ("source" or "target"), wipe (0 to 1), zoom, x and y (the image's pixel in the middle of a pane),
- * layers, opacity. content: size, window, labels {source, target}, the images source, target and colours or null where
- * they are not there yet, map (a correlation map or null), field (a field's details or null).
+ * layers, opacity. content: size, window, labels {source, target}, the images source, target, colours and folds or null
+ * where they are not there, map (a correlation map or null), field (a field's details or null).
  */
 function drawStage(context, width, height, ratio, view, content) {
   const panes = panesOf(view.mode, width, height);
@@ -98,6 +98,7 @@ function drawImages(frame, names, view, content) {
   if (layers.correlation && content.map) drawMap(frame, content.map, content.window);
   context.globalAlpha = 1;
   if (layers.invalid) images.forEach((image) => frame.draw(invalidOf(image)));
+  if (layers.folds && content.folds) frame.draw(content.folds);
 }
 
 /** The source to the left of the divider, the target to its right. */
@@ -268,6 +269,6 @@ function only(image, colour) {
 }
 
 function blank(image) {
-  const canvas = element("canvas", {width: image.naturalWidth, height: image.naturalHeight});
+  const canvas = element("canvas", {width: image.width, height: image.height});
   return [canvas, canvas.getContext("2d")];
 }

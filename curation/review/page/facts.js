@@ -44,10 +44,12 @@ class Facts {
     byId("rows").replaceChildren(...rows);
     byId("note").textContent = detail.note || "This pair has no note.";
     // Only an address of the web becomes a link: anything else might run as code.
-    const link = /^https?:\/\//.test(detail.link ?? "")
-      ? element("a", {href: detail.link, target: "_blank", rel: "noreferrer noopener", textContent: "Open in Neuroglancer"})
-      : detail.no_link;
-    byId("link").replaceChildren(link);
+    const isLink = /^https?:\/\//.test(detail.link ?? "");
+    const link = {href: detail.link, target: "_blank", rel: "noreferrer noopener", textContent: "Open in Neuroglancer"};
+    byId("link").replaceChildren(isLink ? element("a", link) : `There is no link to Neuroglancer: ${this.dataset.no_link}.`);
+    if (!isLink || !this.dataset.serve.length) return;
+    byId("link").append(" It shows volumes of the machine that made this review, while these commands run there:");
+    byId("link").append(...this.dataset.serve.map((textContent) => element("code", {textContent})));
   }
 
   /** A row for each measure, a column for each field. */

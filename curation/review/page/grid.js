@@ -83,7 +83,7 @@ class Grid {
   }
 
   _cell(index) {
-    const picture = element("img", {src: `${this.dataset.folder(index)}/grid.webp`, alt: "", decoding: "async"});
+    const picture = element("img", {src: `${this.dataset.folder(index)}/grid.jpg`, alt: "", decoding: "async"});
     picture.draggable = false;
     const cell = element("div", {}, picture, element("div", {className: "line"}), element("div", {className: "line marks"}));
     picture.addEventListener("error", () => cell.classList.add("broken"));

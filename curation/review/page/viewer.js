@@ -65,13 +65,16 @@ class Viewer {
 
   // Loading
 
-  /** The pictures of a pair: their addresses by name. */
-  _addresses(index) {
+  /** The pictures of a pair by their names: {url, mask} each. */
+  _pictures(index, detail) {
     const folder = this.dataset.folder(index);
-    const source = this.through < 0 ? "source" : `pulled_${this.through}`;
-    const addresses = {source: `${folder}/${source}.webp`, target: `${folder}/target.webp`};
-    if (this.dataset.fields.length) addresses.colours = `${folder}/field_${this._field()}.webp`;
-    return addresses;
+    const [number, field] = [this._field(), detail.fields[this._field()]];
+    const grey = (name, isMasked) => ({url: `${folder}/${name}.jpg`, mask: isMasked && `${folder}/${name}_invalid.png`});
+    const found = {target: grey("target", detail.invalid[1])};
+    found.source = this.through < 0 ? grey("source", detail.invalid[0]) : grey(`pulled_${number}`, field.invalid);
+    if (field) found.colours = {url: `${folder}/field_${number}.jpg`};
+    if (field?.folds.length) found.folds = {url: `${folder}/folds_${number}.png`};
+    return found;
   }
 
   /** The field whose vectors are shown: before any field, it is the last. */
@@ -87,8 +90,8 @@ class Viewer {
     this.detail = detail;
     this.draw();
     for (const other of soon) {
-      details.of(dataset.columns.place[other], dataset.folder(other));
-      for (const address of Object.values(this._addresses(other))) pictures.of(address);
+      const next = await details.of(dataset.columns.place[other], dataset.folder(other));
+      if (next) for (const picture of Object.values(this._pictures(other, next))) pictures.of(picture);
     }
   }
 
@@ -116,11 +119,12 @@ class Viewer {
     const field = detail?.fields[this._field()] ?? null;
     const map = through < 0 ? detail?.before : field?.after;
     const content = {size: dataset.size, window: dataset.window, labels: this._labels(), map: map ?? null, field};
+    Object.assign(content, {source: null, target: null, colours: null, folds: null});
     const broken = [];
-    for (const [name, address] of Object.entries(this._addresses(this.index))) {
-      const {image, state} = pictures.of(address, () => this.draw());
+    for (const [name, picture] of Object.entries(detail ? this._pictures(this.index, detail) : {})) {
+      const {image, state} = pictures.of(picture, () => this.draw());
       content[name] = state === "ready" ? image : null;
-      if (state === "broken") broken.push(address);
+      if (state === "broken") broken.push(picture.url);
     }
     byId("broken").hidden = !broken.length;
     byId("broken").textContent = `The page cannot load ${broken.join(", ")}. Copy the whole folder of the review.`;
