@@ -69,17 +69,14 @@ class Grid {
     const first = Math.max(0, Math.floor((scrollTop - AHEAD) / this.rowHeight)) * this.columns;
     const end = Math.ceil((scrollTop + clientHeight + AHEAD) / this.rowHeight) * this.columns;
     const near = this.list.slice(first, end);
-    const wanted = new Set(near);
-    for (const [index, cell] of this.made) {
-      if (wanted.has(index)) continue;
-      cell.remove();
-      this.made.delete(index);
-    }
-    near.forEach((index, at) => {
+    const known = near.length === this.made.size && near.every((index) => this.made.has(index));
+    if (known && !anew) return;
+    const cells = near.map((index, at) => {
       const cell = this.made.get(index);
-      if (!cell) this.cells.append(this._write(this._cell(index), index, first + at));
-      else if (anew) this._write(cell, index, first + at);
+      return cell && !anew ? cell : this._write(cell ?? this._cell(index), index, first + at);
     });
+    this.made = new Map(near.map((index, at) => [index, cells[at]]));
+    this.cells.replaceChildren(...cells); // in their order, for those who hear the page
   }
 
   _cell(index) {
@@ -88,7 +85,6 @@ class Grid {
     const cell = element("div", {}, picture, element("div", {className: "line"}), element("div", {className: "line marks"}));
     picture.addEventListener("error", () => cell.classList.add("broken"));
     cell.setAttribute("role", "option");
-    this.made.set(index, cell);
     return cell;
   }
 
