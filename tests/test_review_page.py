@@ -301,7 +301,7 @@ def test_side_by_side_shows_both_and_they_move_together(open_page: Open) -> None
     # Two panes of the same image say the same wherever they are moved.
     page.evaluate(
         "const of = pictures.of.bind(pictures); "
-        "pictures.of = (url, then) => of(url.replace(/pulled_1|target/, 'source'), then); null"
+        "pictures.of = ({url}, then) => of({url: url.replace(/pulled_1|target/, 'source')}, then); null"
     )
     page.mouse.move(*middle(page, 0.25))
     page.mouse.wheel(0, -300)
@@ -438,7 +438,7 @@ def test_what_is_known_of_a_pair_stands_beside_it(open_page: Open) -> None:
     assert link.get_attribute("href").startswith("https://neuroglancer-demo")
     press(page, "k")
     page.goto(page.url.split("#")[0] + "#pair=3")
-    until(page, "byId('link').textContent.startsWith('The volume')")
+    until(page, "byId('link').textContent === 'There is no link to Neuroglancer: the volume cannot be reached.'")
 
 
 def test_the_rank_of_the_worst_pair_is_1(open_page: Open) -> None:
@@ -698,10 +698,11 @@ def test_a_hostile_note_is_text(open_page: Open) -> None:
 
 def test_a_link_that_is_no_address_of_the_web_is_not_one(open_page: Open) -> None:
     page = open_page()
-    detail = {"rows": [], "note": "", "link": "javascript:alert(1)", "no_link": "None.", "before": None, "fields": []}
+    detail = {"rows": [], "note": "", "link": "javascript:alert(1)", "before": None}
+    detail |= {"invalid": [False, False], "fields": [None, None]}
     page.evaluate(f"details._kept.set(0, Promise.resolve({json.dumps(detail)})); null")
     page.evaluate("location.hash = '#pair=0'")
-    until(page, "byId('link').textContent === 'None.'")
+    until(page, "byId('link').textContent.startsWith('There is no link')")
     assert page.locator("#link a").count() == 0
 
 
@@ -733,11 +734,12 @@ def test_an_unfinished_review_says_so(open_page: Open, tmp_path: Path) -> None:
 def test_files_that_are_missing_are_named(browser: Any, tmp_path: Path) -> None:
     path = make_review(tmp_path, 2)
     (tmp_path / "pairs" / "000000" / "detail.js").unlink()
-    (tmp_path / "pairs" / "000000" / "target.jpg").unlink()
+    (tmp_path / "pairs" / "000001" / "target.jpg").unlink()
     page = browser.new_page()
     page.goto(path.as_uri() + "#pair=0")
     until(page, "byId('link').textContent.includes('pairs/000000/detail.js')")
-    until(page, "byId('broken').textContent.includes('pairs/000000/target.jpg')")
+    page.goto(path.as_uri() + "#pair=1")
+    until(page, "byId('broken').textContent.includes('pairs/000001/target.jpg')")
     (tmp_path / "data.js").unlink()
     page.goto("about:blank")
     page.goto(path.as_uri())

@@ -71,7 +71,8 @@ class Viewer {
     const [number, field] = [this._field(), detail.fields[this._field()]];
     const grey = (name, isMasked) => ({url: `${folder}/${name}.jpg`, mask: isMasked && `${folder}/${name}_invalid.png`});
     const found = {target: grey("target", detail.invalid[1])};
-    found.source = this.through < 0 ? grey("source", detail.invalid[0]) : grey(`pulled_${number}`, field.invalid);
+    if (this.through < 0) found.source = grey("source", detail.invalid[0]);
+    else if (field) found.source = grey(`pulled_${number}`, field.invalid);
     if (field) found.colours = {url: `${folder}/field_${number}.jpg`};
     if (field?.folds.length) found.folds = {url: `${folder}/folds_${number}.png`};
     return found;
