@@ -147,9 +147,8 @@ def detail_of(place: int, fields: int) -> str:
     note = HOSTILE + " " + "long " * 20_000 if place == 3 else f"point {place}\n\nA second paragraph of the note."
     detail = {
         "rows": [
-            ["source box", f"x {144 + 64 * place}, y 176, z 5, in MIP-0 voxels"],
-            ["target box", f"x {144 + 64 * place}, y 176, z 4, in MIP-0 voxels"],
-            ["translation", "x 8, y -16, in MIP-0 voxels"],
+            ["start", f"{144 + 64 * place}, 176, 5", f"{144 + 64 * place}, 176, 4"],
+            ["translation", "8, -16", "0, 0"],
         ],
         "note": note,
         "link": "https://neuroglancer-demo.appspot.com/#!%7B%7D" if place % 2 == 0 else None,

@@ -197,9 +197,7 @@ def test_a_pair_in_full_has_its_numbers_beside_it(made: Path) -> None:
     entry = 2 * arrows["nx"] + 3
     assert (arrows["y"][entry], arrows["x"][entry]) == pytest.approx(vector.tolist(), abs=0.006)
     assert field["scale"] >= 0.4
-    rows = dict(detail["rows"])
-    assert rows["start in MIP-0 voxels (x, y, z)"] == "source 64, 0, 5; target 64, 0, 4"
-    assert rows["size"] == "96 x 64 pixels at MIP 2"
+    assert detail["rows"] == [["start (MIP-0 voxels)", "64, 0, 5", "64, 0, 4"]]
 
 
 def test_large_pictures_are_made_smaller(command: Command, files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -419,9 +417,9 @@ def test_notes_facts_and_a_link_stand_beside_a_pair(command: Command, dataset: P
     assert data["serve"][0].startswith("python -c ")
     detail = detail_of(tmp_path / "r", 0)
     assert detail["note"] == hostile * 40
-    rows = dict(detail["rows"])
-    assert rows["translation in MIP-0 voxels (x, y)"].startswith("source ")
-    assert rows["valid area"] == "source 100.0%; target 100.0%"
+    rows = {name: of for name, *of in detail["rows"]}
+    assert rows["translation (MIP-0 voxels)"] == ["8, 4", "8, 4"]
+    assert rows["valid area"] == ["100.0%", "100.0%"]
     with h5py.File(dataset / NAME) as file:
         for place in range(3):
             annotations = read_link(detail_of(tmp_path / "r", place)["link"])

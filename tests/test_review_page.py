@@ -428,7 +428,7 @@ def test_the_source_is_shown_as_it_is_or_through_any_field(open_page: Open) -> N
 
 def test_what_is_known_of_a_pair_stands_beside_it(open_page: Open) -> None:
     page = open_page(address="#pair=2")
-    page.wait_for_selector("#rows dd")
+    page.wait_for_selector("#rows td")
     assert "translation" in text(page, "#rows").lower()
     assert page.locator("#numbers thead th").all_inner_texts() == ["field_0_x144_y176_z5_MIP3", "field_1"]
     assert page.locator("#numbers tbody tr").count() == 7

@@ -1,6 +1,6 @@
 """What a review says of a pair: where its boxes are, what is known of them, its note, and a link to the place."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,19 +12,19 @@ import numpy as np
 from ..annotations.coordinate_spaces import Resolution
 from ..annotations.viewer_states import link_to
 from ..datasets.collection import Collection
-from ..datasets.facts import BOX_FACTS, ROLES
+from ..datasets.facts import BOX_FACTS
 from ..errors import UsageError
 from ..spec import Note, Spec, VolumeSpec, parse_spec
 
 SHOWN_OF_NOTE = 300  # characters that are searched and listed; a pair in full shows all of its note
 
-_PLACES = {"start": "start in MIP-0 voxels (x, y, z)", "translation": "translation in MIP-0 voxels (x, y)"}
+_PLACES = {"start": "start (MIP-0 voxels)", "translation": "translation (MIP-0 voxels)"}
 _FORMATS: Mapping[str, tuple[str, str]] = {
-    "mean": ("mean of the grey values", "{:.4g}"),
-    "std": ("deviation of the grey values", "{:.4g}"),
+    "mean": ("mean", "{:.4g}"),
+    "std": ("deviation", "{:.4g}"),
     "valid": ("valid area", "{:.1%}"),
     "masked": ("masked area", "{:.1%}"),
-    "outside": ("area outside of the volume", "{:.1%}"),
+    "outside": ("outside of the volume", "{:.1%}"),
     "missing_chunks": ("missing chunks", "{}"),
 }
 _STATES: Mapping[str, str] = {
@@ -48,19 +48,15 @@ class PairTexts:
         note = self.note(place)
         return {"rows": self.rows(place), "note": _whole(note), "link": self.link(place)}
 
-    def rows(self, place: int) -> list[tuple[str, str]]:
-        """Names, and what the source and the target are: `("start", "source 144, 176, 5; target 144, 176, 4")`."""
-        x_size, y_size = self.images.shape[2:]
-        at = "" if self.images.mip is None else f" at MIP {self.images.mip}"
-        rows = [("size", f"{x_size} x {y_size} pixels{at}")]
+    def rows(self, place: int) -> list[tuple[str, ...]]:
+        """Names, and what the source and the target are: `("start (x, y, z)", "144, 176, 5", "144, 176, 4")`."""
+        rows = []
         for name, label in _PLACES.items():
             if name in self.images.arrays:
-                rows.append(
-                    (label, _both(", ".join(map(str, each)) for each in self.images.arrays[name][place].tolist()))
-                )
+                rows.append((label, *(", ".join(map(str, each)) for each in self.images.arrays[name][place].tolist())))
         for name, (label, how) in _FORMATS.items():
             if name in self._facts:
-                rows.append((label, _both(map(how.format, self._facts[name][place].tolist()))))
+                rows.append((label, *map(how.format, self._facts[name][place].tolist())))
         return rows
 
     def note(self, place: int) -> Note:
@@ -120,11 +116,6 @@ def spec_of(images: Collection) -> Spec | None:
             volume = VolumeSpec(path=str(path), src_mip=mip)
             return Spec(image=volume, max_mip=mip, dst_mip=mip, x_size=x_size, y_size=y_size, pairs=())
     return None
-
-
-def _both(of_roles: Iterable[str]) -> str:
-    """What a source and a target are, in one text."""
-    return "; ".join(f"{role} {text}" for role, text in zip(ROLES, of_roles, strict=True))
 
 
 def _whole(note: Note) -> str:

@@ -25,7 +25,7 @@ class Dataset {
   constructor(data) {
     Object.assign(this, {name: data.name, key: data.key, version: data.version, unfinished: data.unfinished});
     Object.assign(this, {size: data.size, fields: data.fields, window: data.window, measures: data.measures});
-    Object.assign(this, {no_link: data.no_link, serve: data.serve});
+    Object.assign(this, {mip: data.mip, no_link: data.no_link, serve: data.serve});
     this.columns = data.columns;
     this.count = data.columns.place.length;
     this.indices = new Map(data.columns.place.map((place, index) => [place, index]));

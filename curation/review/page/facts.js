@@ -40,8 +40,13 @@ class Facts {
       byId("link").textContent = `The page cannot load ${folder}/detail.js. Copy the whole folder of the review.`;
       return;
     }
-    const rows = detail.rows.flatMap(([label, text]) => [element("dt", {textContent: capital(label)}), element("dd", {textContent: text})]);
-    byId("rows").replaceChildren(...rows);
+    const {size, mip} = this.dataset;
+    const caption = `${size.join(" x ")} pixels${mip === null ? "" : ` at MIP ${mip}`}`;
+    const head = ["source", "target"].map((textContent) => element("th", {scope: "col", textContent}));
+    const rows = detail.rows.map(([label, ...of]) => element("tr", {},
+      element("th", {scope: "row", textContent: capital(label)}), ...of.map((textContent) => element("td", {textContent}))));
+    byId("rows").replaceChildren(element("thead", {}, element("tr", {}, element("th", {scope: "col", textContent: caption}), ...head)),
+      element("tbody", {}, ...rows));
     byId("note").textContent = detail.note || "This pair has no note.";
     // Only an address of the web becomes a link: anything else might run as code.
     const isLink = /^https?:\/\//.test(detail.link ?? "");
