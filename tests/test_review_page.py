@@ -318,6 +318,15 @@ def middle(page: Page, part: float = 0.5) -> tuple[float, float]:
     return box["x"] + box["width"] * part, box["y"] + box["height"] / 2
 
 
+def test_two_images_lie_so_that_they_are_large(open_page: Open) -> None:
+    page = open_page()
+    panes = "panesOf('side', 400, {}, [{}, {}]).map(({{left, top}}) => [left > 0, top > 0])"
+    side, above = [[False, False], [True, False]], [[False, False], [False, True]]
+    assert page.evaluate(panes.format(300, 192, 192)) == side
+    assert page.evaluate(panes.format(300, 400, 100)) == above
+    assert page.evaluate(panes.format(900, 192, 192)) == above
+
+
 def test_the_overlay_is_magenta_and_green(open_page: Open) -> None:
     page = open_page(address="#pair=1")
     source = stage(page)
@@ -633,6 +642,18 @@ def test_letters_typed_into_a_field_are_no_keys(open_page: Open) -> None:
     assert page.locator("dialog[open]").count() == 0
 
 
+def test_a_list_gives_the_keys_back_to_who_chose_with_the_pointer(open_page: Open) -> None:
+    page = open_page()
+    page.focus("#order")
+    press(page, "ArrowDown")
+    assert page.evaluate("document.activeElement.id") == "order"
+    page.click("#order")  # opens the list, which the browser draws outside of the page
+    press(page, "Escape")
+    page.locator("#order").dispatch_event("pointerdown")
+    page.select_option("#order", "folded")
+    assert page.evaluate("document.activeElement.id") == "grid"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_400_pixels_are_wide_enough(open_page: Open, scheme: str) -> None:
     page = open_page(color_scheme=scheme)
@@ -724,6 +745,20 @@ def test_a_review_without_fields_shows_the_images(open_page: Open, tmp_path: Pat
     assert np.ptp(stage(page)) > 100
     assert "before any field" in text(page, "#legends")
     assert page.locator("#layer-colours").is_hidden()
+
+
+def test_a_pair_without_a_field_says_so(browser: Any, tmp_path: Path) -> None:
+    path = make_review(tmp_path, 2)
+    pair = tmp_path / "pairs" / "000001"
+    for name in ("pulled_1.webp", "field_1.webp"):
+        (pair / name).unlink()
+    detail = {"rows": [], "note": "", "link": None, "no_link": "", "before": {"nx": 0, "ny": 0, "values": []}}
+    (pair / "detail.js").write_text(f"review.detail(1, {json.dumps({**detail, 'fields': [None, None]})})")
+    page = browser.new_page()
+    page.goto(path.as_uri() + "#pair=1")
+    until(page, "byId('broken').textContent === 'This pair has no field in field_1.'")
+    assert page.locator("#broken").is_visible()
+    page.close()
 
 
 def test_an_unfinished_review_says_so(open_page: Open, tmp_path: Path) -> None:

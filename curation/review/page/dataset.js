@@ -93,7 +93,12 @@ class Dataset {
 /** A number as people read it, with its unit. */
 function written(measure, value) {
   if (Number.isNaN(value)) return "not known";
-  return value.toFixed(measure.digits) + (measure.unit && `\u202f${measure.unit}`);
+  return fixed(measure, value) + (measure.unit && `\u202f${measure.unit}`);
+}
+
+/** A number with as many digits as its measure has, and no minus before a 0. */
+function fixed(measure, value) {
+  return value.toFixed(measure.digits).replace(/^-(?=[0.]*$)/, "");
 }
 
 /** What data.js and detail.js call. */

@@ -16,15 +16,13 @@ function colourOf(value) {
   return `rgb(${mixed.join()})`;
 }
 
-/** Where images lie on a stage: two panes side by side, or one above the other on a tall stage; otherwise one. */
-function panesOf(mode, width, height) {
+/** Where images lie on a stage: two panes, side by side or one above the other, as is larger; otherwise one. */
+function panesOf(mode, width, height, size) {
   if (mode !== "side") return [{left: 0, top: 0, width, height}];
-  if (width < height) {
-    const half = (height - 2) / 2;
-    return [0, half + 2].map((top) => ({left: 0, top, width, height: half}));
-  }
-  const half = (width - 2) / 2;
-  return [0, half + 2].map((left) => ({left, top: 0, width: half, height}));
+  const [wide, tall] = [(width - 2) / 2, (height - 2) / 2];
+  const beside = [0, wide + 2].map((left) => ({left, top: 0, width: wide, height}));
+  const above = [0, tall + 2].map((top) => ({left: 0, top, width, height: tall}));
+  return fittingZoom(above[0], size) > fittingZoom(beside[0], size) ? above : beside;
 }
 
 /** The zoom, in CSS pixels for each pixel of the image, at which the whole image is seen in a pane. */
@@ -45,7 +43,7 @@ function arrowFactor(scale, step) {
  * where they are not there, map (a correlation map or null), field (a field's details or null).
  */
 function drawStage(context, width, height, ratio, view, content) {
-  const panes = panesOf(view.mode, width, height);
+  const panes = panesOf(view.mode, width, height, content.size);
   panes.forEach((pane, number) => {
     const frame = new Frame(context, pane, view, content, ratio);
     context.save();

@@ -38,7 +38,7 @@ class Histogram {
     this.range = [low, high];
     for (const [input, value, end] of [[this.low, low, this.ends[0]], [this.high, high, this.ends[1]]]) {
       if (document.activeElement !== input) input.value = value ?? ""; // half a number is being typed
-      input.placeholder = Number.isFinite(end) ? end.toFixed(this.measure.digits) : "";
+      input.placeholder = Number.isFinite(end) ? fixed(this.measure, end) : "";
       input.disabled = !Number.isFinite(end) && value === null;
     }
     this.any.hidden = low === null && high === null;

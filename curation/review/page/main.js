@@ -311,6 +311,13 @@ class Review {
     for (const [id, pressed] of Object.entries(buttons)) byId(id).addEventListener("click", pressed);
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
     document.addEventListener("keydown", (event) => this.key(event));
+    // A list that was opened with the pointer gives the keys back once something is chosen; with the keyboard, it stays.
+    let pointed = false;
+    document.addEventListener("pointerdown", () => (pointed = true), true);
+    document.addEventListener("keydown", () => (pointed = false), true);
+    document.addEventListener("change", ({target}) => {
+      if (pointed && target.matches("select")) byId(this.open ? "stage" : "grid").focus();
+    });
     window.addEventListener("popstate", () => this.arrive());
     window.addEventListener("storage", (event) => {
       if (event.key !== this.decisions.name) return;

@@ -127,8 +127,12 @@ class Viewer {
       content[name] = state === "ready" ? image : null;
       if (state === "broken") broken.push(picture.url);
     }
+    const label = dataset.fields[this._field()];
+    const none = detail && label && !field; // the field file does not hold every pair
     byId("broken").hidden = !broken.length;
-    byId("broken").textContent = `The page cannot load ${broken.join(", ")}. Copy the whole folder of the review.`;
+    byId("broken").textContent = none
+      ? `This pair has no field in ${label}.`
+      : `The page cannot load ${broken.join(", ")}. Copy the whole folder of the review.`;
     return content;
   }
 
@@ -248,7 +252,7 @@ class Viewer {
   // Zoom and pan
 
   _panes() {
-    return panesOf(this.view.mode, this.stage.clientWidth, this.stage.clientHeight);
+    return panesOf(this.view.mode, this.stage.clientWidth, this.stage.clientHeight, this.dataset.size);
   }
 
   _fit() {
