@@ -9,10 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+from commands import Command
 from PIL import Image
 from reviews_made import HOSTILE, PAGE, make_review
+from small_jobs import NAME, dataset_arguments, field_layer, image_layer, pair, put_json, spec_arguments, spec_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -750,9 +753,16 @@ def test_a_review_without_fields_shows_the_images(open_page: Open, tmp_path: Pat
 def test_a_pair_without_a_field_says_so(browser: Any, tmp_path: Path) -> None:
     path = make_review(tmp_path, 2)
     pair = tmp_path / "pairs" / "000001"
-    for name in ("pulled_1.webp", "field_1.webp"):
+    for name in ("pulled_1.jpg", "field_1.jpg"):
         (pair / name).unlink()
-    detail = {"rows": [], "note": "", "link": None, "no_link": "", "before": {"nx": 0, "ny": 0, "values": []}}
+    detail = {
+        "rows": [],
+        "note": "",
+        "link": None,
+        "no_link": "",
+        "invalid": [False, False],
+        "before": {"nx": 0, "ny": 0, "values": []},
+    }
     (pair / "detail.js").write_text(f"review.detail(1, {json.dumps({**detail, 'fields': [None, None]})})")
     page = browser.new_page()
     page.goto(path.as_uri() + "#pair=1")
@@ -802,3 +812,41 @@ def test_of_ten_thousand_pairs_only_those_near_the_view_are_made(open_page: Open
     page.locator("#grid").evaluate("grid => grid.scrollTop = 100_000")
     until(page, "document.querySelectorAll('.cell').length && !byId('cell-9999')")
     assert page.locator(".cell").count() < 60
+
+
+# The loop
+
+
+def test_what_is_rejected_is_left_out_of_the_dataset(open_page: Open, command: Command, tmp_path: Path) -> None:
+    """From a dataset to its review, to the pairs that somebody rejects, to the dataset without just these."""
+    pairs = [pair(0, 0, 5), pair(16, 32, 4), pair(0, 0, 4, 5), pair(64, 64, 3)]  # the third is the first's reverse
+    spec = spec_of(image_layer(tmp_path), field_layer(tmp_path), pairs)
+    path, out = put_json(tmp_path / "spec.json", spec), tmp_path / "out"
+    assert command("make_dataset.py", *dataset_arguments(path, out)).code == 0
+    with h5py.File(out / NAME) as file:
+        before, starts = file["main"][:], file["start"][:]
+    fields = ["--field_path", out / f"field_0_{NAME}"]
+    review = tmp_path / "review"
+    made = command("review_dataset.py", "--image_path", out / NAME, *fields, "--dst_path", review, "--parallel", 1)
+    assert made.code == 0, made.stderr
+    page = open_page(review / "index.html", "#pair=0")
+    until(page, "byId('broken').hidden && byId('rows').textContent.includes('0, 0, 5')")
+    bare(page)
+    assert np.ptp(stage(page)) > 100  # there is something to see
+    press(page, "x")
+    rejected = put_json(tmp_path / "rejected.json", saved(page))
+    arguments = dataset_arguments(path, out, "--exclude", rejected, "--update")
+    done = command("make_dataset.py", *arguments)
+    assert done.code == 0, done.stderr
+    assert "excluded         2 pairs" in done.stdout
+    with h5py.File(out / NAME) as file:
+        np.testing.assert_array_equal(file["pair"][:], [1, 3])
+        np.testing.assert_array_equal(file["main"][:], before[[1, 3]])
+    template = {key: value for key, value in spec.items() if key != "pairs"} | {"pairs": []}
+    put_json(tmp_path / "template.json", template)
+    points = [",".join(map(str, start)) for start in starts[[0, 1, 3], 0].tolist()]
+    (tmp_path / "points.csv").write_text("x,y,z\n" + "\n".join(points))
+    kept = command("create_spec.py", *spec_arguments(tmp_path, "--exclude", rejected, "--update"))
+    assert kept.code == 0, kept.stderr
+    left = json.loads((tmp_path / "spec.json").read_text())["pairs"]
+    assert [each["src"]["z_start"] for each in left] == [4, 3]

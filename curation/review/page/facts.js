@@ -53,8 +53,9 @@ class Facts {
     const link = {href: detail.link, target: "_blank", rel: "noreferrer noopener", textContent: "Open in Neuroglancer"};
     byId("link").replaceChildren(isLink ? element("a", link) : `There is no link to Neuroglancer: ${this.dataset.no_link}.`);
     if (!isLink || !this.dataset.serve.length) return;
-    byId("link").append(" It shows volumes of the machine that made this review, while these commands run there:");
-    byId("link").append(...this.dataset.serve.map((textContent) => element("code", {textContent})));
+    const why = "The volumes are on the machine that made this review. Run each of these commands there, in a terminal of its own:";
+    byId("link").append(element("details", {}, element("summary", {textContent: "Before you open it"}), why,
+      ...this.dataset.serve.map((textContent) => element("code", {textContent}))));
   }
 
   /** A row for each measure, a column for each field. */

@@ -129,7 +129,7 @@ class Viewer {
     }
     const label = dataset.fields[this._field()];
     const none = detail && label && !field; // the field file does not hold every pair
-    byId("broken").hidden = !broken.length;
+    byId("broken").hidden = !(none || broken.length);
     byId("broken").textContent = none
       ? `This pair has no field in ${label}.`
       : `The page cannot load ${broken.join(", ")}. Copy the whole folder of the review.`;
