@@ -240,6 +240,16 @@ def test_a_range_is_chosen_with_the_keyboard(open_page: Open) -> None:
     assert text(page, "#counts").startswith("12 of 12")
 
 
+def test_arrows_change_a_range_from_the_end_of_the_histogram(open_page: Open) -> None:
+    page = open_page()
+    page.get_by_label("section, to").focus()
+    press(page, "ArrowDown")
+    painted(page)
+    assert page.get_by_label("section, to").input_value() == "9"
+    assert "pair 10" not in order(page)
+    assert len(order(page)) == 11
+
+
 def test_a_range_hides_the_pairs_whose_number_is_not_known(open_page: Open) -> None:
     page = open_page()
     page.get_by_label("correlation after, from").fill("-1")
@@ -401,6 +411,22 @@ UNDER_POINTER = """([x, y]) => {
 }"""
 
 
+def test_two_fingers_zoom(open_page: Open) -> None:
+    page = open_page(has_touch=True)
+    press(page, "Enter")
+    painted(page)
+    percent = int(text(page, "#zoom").split()[0])
+    x, y = middle(page)
+    touch = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 20), ("touchMove", 30), ("touchMove", 40)):
+        points = [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        painted(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    painted(page)
+    assert int(text(page, "#zoom").split()[0]) == pytest.approx(2 * percent, rel=0.05)
+
+
 @pytest.mark.parametrize("key", ["f", "a", "c"])
 def test_layers_are_drawn_and_explained(open_page: Open, key: str) -> None:
     page = bare(open_page())
@@ -529,7 +555,7 @@ def saved(page: Page) -> Any:
     return json.loads(Path(download.value.path()).read_text())
 
 
-def test_the_file_holds_what_was_rejected_and_tagged(open_page: Open) -> None:
+def test_the_file_holds_what_was_rejected_and_tagged(open_page: Open, tmp_path: Path) -> None:
     page = open_page(address="#pair=2")
     press(page, "x", "t")
     page.keyboard.type("fold, blurred")
@@ -547,6 +573,8 @@ def test_the_file_holds_what_was_rejected_and_tagged(open_page: Open) -> None:
         {"src": target, "tgt": source, "pair": 3, "tags": []},
     ]
     assert [(entry["pair"], entry["tags"]) for entry in file["tagged"]] == [(9, ["fold"])]
+    excluded = read_excluded_pairs(put_json(tmp_path / "rejected.json", file))
+    assert excluded.tolist() == [[[208, 176, 6], [208, 176, 5]], [[208, 176, 5], [208, 176, 6]]]
 
 
 def test_pairs_without_a_known_start_go_by_their_place(open_page: Open, tmp_path: Path) -> None:

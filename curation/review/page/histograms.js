@@ -12,9 +12,13 @@ class Histogram {
     this.canvas = element("canvas", {className: "bars", title: "Drag to choose a range. Click to take it away."});
     this.canvas.setAttribute("aria-hidden", "true"); // the two numbers below say and do the same
     [this.low, this.high] = ["from", "to"].map((end) => {
-      const input = element("input", {type: "number", step: "any"});
+      const input = element("input", {type: "number", step: 10 ** -measure.digits});
       input.setAttribute("aria-label", `${measure.label}, ${end}`);
       input.addEventListener("input", () => changed(...this._typed()));
+      input.addEventListener("keydown", ({key}) => {
+        // Arrows begin at the end of the histogram, and not at 0.
+        if (input.value === "" && ["ArrowUp", "ArrowDown"].includes(key)) input.value = input.placeholder;
+      });
       return input;
     });
     this.any = element("button", {type: "button", textContent: "Any", hidden: true});

@@ -83,7 +83,6 @@ class Review {
     const place = this.gone ? "not among those shown" : `${(this.at + 1).toLocaleString("en")} of ${this.list.length.toLocaleString("en")}`;
     byId("which").textContent = `${capital(this.dataset.title(this.current))} (${place})`;
     byId("reject").firstChild.textContent = rejected ? "Keep again " : "Reject ";
-    byId("reject").setAttribute("aria-pressed", String(rejected));
     byId("previous").disabled = this.at <= 0;
     byId("next").disabled = this.neighbour(1) === null;
   }
@@ -381,7 +380,8 @@ class Review {
 }
 
 Review.NO_STARTS =
-  "The image file does not say where its pairs come from, so rejected.json names them by their place in this file only.";
+  "The image file does not say where its pairs come from. So rejected.json names pairs by their place in this file, " +
+  "and create_spec.py cannot leave them out.";
 
 function fill(id, choices) {
   byId(id).replaceChildren(...choices.map(([value, textContent]) => element("option", {value, textContent})));
