@@ -3,6 +3,7 @@
 python tests/reviews_made.py FOLDER PAIRS      (to look at such a review in a browser)
 """
 
+import io
 import json
 import os
 import shutil
@@ -49,11 +50,13 @@ MEASURES = [
 ]
 
 
-def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS, **changes: Any) -> Path:
+def make_review(
+    folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS, whole: bool = True, **changes: Any
+) -> Path:
     """Write a review of `pairs` pairs; the page in it. Changes are of the top level of data.js, columns among them.
 
     Pairs 0 and 1, 2 and 3, and so on are each other's reverse. Pair 3 holds a hostile note, pair 4 has no number after,
-    and pair 5 has a state.
+    and pair 5 has a state. Not whole: later pairs are links to the first, so that they have pictures, but no details.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copy_page(folder)
@@ -62,16 +65,17 @@ def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS,
     data |= {"columns": columns, **changes}
     (folder / "data.js").write_text(f"review.load({json.dumps(data)});\n")
     wheel().save(folder / "wheel.webp", lossless=True)
-    made: list[Path] = []
     for place in range(pairs):
-        pair = folder / "pairs" / f"{place:06}"
-        pair.mkdir(parents=True, exist_ok=True)
-        if place < DISTINCT:
-            write_pictures(pair, place, len(fields))
-            made.append(pair)
-        else:
-            for picture in made[place % DISTINCT].glob("*.webp"):
-                os.link(picture, pair / picture.name)
+        pair, alike = (folder / "pairs" / f"{at:06}" for at in (place, place % DISTINCT))
+        if place >= DISTINCT and not whole:
+            pair.symlink_to(alike.name)
+            continue
+        pair.mkdir(parents=True)
+        for name, picture in pictures_of(place % DISTINCT, len(fields)).items():
+            if pair == alike:
+                (pair / name).write_bytes(picture)
+            else:
+                os.link(alike / name, pair / name)
         (pair / "detail.js").write_text(f"review.detail({place}, {detail_of(place, len(fields))});\n")
     return folder / "index.html"
 
@@ -233,24 +237,35 @@ def wheel() -> Image.Image:
     return Image.fromarray(np.dstack([colours, np.where(np.hypot(x, y) <= 1, 255, 0).astype(np.uint8)]))
 
 
-def write_pictures(folder: Path, seed: int, fields: int) -> None:
+@cache
+def pictures_of(seed: int, fields: int) -> dict[str, bytes]:
+    """The pictures of a pair by their names."""
     target, field = tissue(seed), vectors(seed)
-    source = shifted(target, -field).clip(1, 255) + np.random.default_rng(seed).normal(0, 6, SIZE)
+    source = (shifted(target, -field) + np.random.default_rng(seed).normal(0, 6, SIZE)).clip(1, 255)
     rows, columns = np.indices(SIZE)
     valid = np.abs(rows - columns - 60 + 8 * np.sin(columns / 15)) > 5 if seed % 2 == 0 else np.ones(SIZE, bool)
-    grey_picture(source.clip(1, 255), valid).save(folder / "source.webp", quality=90)
-    grey_picture(target, np.ones(SIZE, bool)).save(folder / "target.webp", quality=90)
+    overlay = np.dstack([source, target, source]).astype(np.uint8)
+    overlay[~valid] = (70, 88, 140)
+    pictures = {
+        "source.webp": encoded(grey_picture(source, valid)),
+        "target.webp": encoded(grey_picture(target, np.ones(SIZE, bool))),
+        "grid.webp": encoded(Image.fromarray(overlay)),
+    }
     colours = coloured(field)
     if seed % 3 == 0:
         checks = ((rows // 3 + columns // 3) % 2 * 255).astype(np.uint8)
         colours = np.where(((rows - 50) ** 2 + (columns - 95) ** 2 < 200)[..., None], checks[..., None], colours)
     for index in range(fields):
         part = field * (0.6 + 0.4 * index)
-        grey_picture(shifted(source, part).clip(1, 255), shifted(valid, part)).save(folder / f"pulled_{index}.webp")
-        Image.fromarray(colours).save(folder / f"field_{index}.webp", lossless=True)
-    overlay = np.dstack([source, target, source]).clip(0, 255).astype(np.uint8)
-    overlay[~valid] = (70, 88, 140)
-    Image.fromarray(overlay).save(folder / "grid.webp", quality=85)
+        pictures[f"pulled_{index}.webp"] = encoded(grey_picture(shifted(source, part), shifted(valid, part)))
+        pictures[f"field_{index}.webp"] = encoded(Image.fromarray(colours))
+    return pictures
+
+
+def encoded(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=90)
+    return stream.getvalue()
 
 
 if __name__ == "__main__":
