@@ -3,6 +3,7 @@
 python tests/reviews_made.py FOLDER PAIRS      (to look at such a review in a browser)
 """
 
+import io
 import json
 import os
 import shutil
@@ -49,11 +50,13 @@ MEASURES = [
 ]
 
 
-def make_review(folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS, **changes: Any) -> Path:
+def make_review(
+    folder: Path, pairs: int = 12, fields: tuple[str, ...] = FIELDS, whole: bool = True, **changes: Any
+) -> Path:
     """Write a review of `pairs` pairs; the page in it. Changes are of the top level of data.js, columns among them.
 
     Pairs 0 and 1, 2 and 3, and so on are each other's reverse. Pair 3 holds a hostile note, pair 4 has no number after,
-    and pair 5 has a state.
+    and pair 5 has a state. Not whole: later pairs are links to the first, so that they have pictures, but no details.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copy_page(folder)
@@ -242,9 +245,11 @@ def wheel() -> Image.Image:
     return Image.fromarray(np.dstack([colours, np.where(np.hypot(x, y) <= 1, 255, 0).astype(np.uint8)]))
 
 
-def write_pictures(folder: Path, seed: int, fields: int) -> None:
+@cache
+def pictures_of(seed: int, fields: int) -> dict[str, bytes]:
+    """The pictures of a pair by their names."""
     target, field = tissue(seed), vectors(seed)
-    source = shifted(target, -field).clip(1, 255) + np.random.default_rng(seed).normal(0, 6, SIZE)
+    source = (shifted(target, -field) + np.random.default_rng(seed).normal(0, 6, SIZE)).clip(1, 255)
     rows, columns = np.indices(SIZE)
     valid = np.abs(rows - columns - 60 + 8 * np.sin(columns / 15)) > 5 if seed % 2 == 0 else np.ones(SIZE, bool)
     save_grey(folder, "source", source, valid)

@@ -21,6 +21,9 @@ function fitted(canvas, width, height, ratio) {
   return context;
 }
 
+/** Elements of the same name, one for each text. */
+const each = (name, texts, properties = {}) => texts.map((textContent) => element(name, {...properties, textContent}));
+
 class Dataset {
   constructor(data) {
     Object.assign(this, {name: data.name, key: data.key, version: data.version, unfinished: data.unfinished});

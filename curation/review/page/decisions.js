@@ -58,7 +58,7 @@ class Decisions {
     const rejected = !this.isRejected(index);
     this._undo.push({index, rejected: !rejected});
     this._setRejected(index, rejected);
-    return this._said(index, rejected ? "is rejected" : "is kept again", rejected ? "also rejected" : "also kept again");
+    return this._saidOfBoth(index, rejected ? "rejected" : "kept again");
   }
 
   setTags(index, tags) {
@@ -82,8 +82,7 @@ class Decisions {
       return {index, said: this._said(index, "has its earlier tags again")};
     }
     this._setRejected(index, last.rejected);
-    const [what, also] = last.rejected ? ["is rejected again", "also rejected again"] : ["is kept again", "also kept again"];
-    return {index, said: this._said(index, what, also)};
+    return {index, said: this._saidOfBoth(index, last.rejected ? "rejected again" : "kept again")};
   }
 
   /** What stands in rejected.json. */
@@ -128,17 +127,18 @@ class Decisions {
     }
   }
 
-  _said(index, what, also) {
-    const {dataset} = this;
-    const said = `${capital(dataset.title(index))} ${what}`;
-    const others = also ? dataset.together(index).filter((other) => other !== index) : [];
-    if (!others.length) return `${said}.`;
-    return `${said}; ${also}: ${others.map((other) => dataset.title(other) + this._kind(index, other)).join(", ")}.`;
+  _said(index, what) {
+    return `${capital(this.dataset.title(index))} ${what}.`;
   }
 
-  _kind(index, other) {
-    const same = this.dataset.pairText(index) === this.dataset.pairText(other);
-    return same ? ", which has the same boxes" : ", the reverse";
+  /** "Pair 6 is rejected; also rejected: pair 7, the reverse." */
+  _saidOfBoth(index, what) {
+    const {dataset} = this;
+    const own = dataset.pairText(index);
+    const kind = (other) => (dataset.pairText(other) === own ? "which has the same boxes" : "the reverse");
+    const others = dataset.together(index).filter((other) => other !== index);
+    const also = others.map((other) => `${dataset.title(other)}, ${kind(other)}`).join(", ");
+    return this._said(index, `is ${what}${also && `; also ${what}: ${also}`}`);
   }
 }
 

@@ -29,8 +29,9 @@ class Dialogs {
   /** tagged(index, tags) is called with the tags that a pair is to have. */
   constructor(dataset, decisions, tagged) {
     Object.assign(this, {dataset, decisions, tagged});
-    const rows = KEYS.map(([keys, what]) => element("tr", {}, element("th", {scope: "row"}, ...keyCaps(keys)), element("td", {textContent: what})));
-    byId("keys").append(element("tbody", {}, ...rows));
+    const head = (keys) => element("th", {scope: "row"}, ...keyCaps(keys));
+    const row = ([keys, what]) => element("tr", {}, head(keys), ...each("td", [what]));
+    byId("keys").append(element("tbody", {}, ...KEYS.map(row)));
     for (const {label, about} of dataset.measures) {
       byId("abouts").append(element("dt", {textContent: capital(label)}), element("dd", {textContent: about}));
     }
@@ -52,7 +53,10 @@ class Dialogs {
     byId("tag-title").textContent = `Tags of ${dataset.title(index)}`;
     byId("tag-given").textContent = given.length ? `The annotation gave: ${given.join(", ")}.` : "";
     const known = decisions.allTags().filter((tag) => !given.includes(tag));
-    const boxes = known.map((tag) => element("label", {}, element("input", {type: "checkbox", value: tag, checked: own.includes(tag)}), ` ${tag}`));
+    const boxes = known.map((tag) => {
+      const box = element("input", {type: "checkbox", value: tag, checked: own.includes(tag)});
+      return element("label", {}, box, ` ${tag}`);
+    });
     byId("tag-known").replaceChildren(byId("tag-known").firstElementChild, ...boxes);
     byId("tag-known").hidden = !boxes.length;
     byId("tag-new").value = "";

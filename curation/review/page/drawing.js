@@ -1,6 +1,6 @@
 "use strict";
-// What is drawn on the stage. Nothing here reads a pixel: a page from a disk may draw its pictures, but not look at them,
-// so that every picture is made by drawing others over one another.
+// What is drawn on the stage. Nothing here reads a pixel: a page from a disk may draw its pictures, but not look at
+// them, so that every picture is made by drawing others over one another.
 
 const INVALID = "#4a63a8";
 const LABEL_FONT = "12px system-ui, sans-serif";
@@ -125,7 +125,7 @@ function drawMarks(frame, {layers}, {map, field, window: step}) {
   if (layers.arrows && field) drawArrows(frame, field);
 }
 
-/** The windows of a map: [value, x, y, width, height] on the stage. An image smaller than a window has one of its size. */
+/** The windows of a map: [value, x, y, width, height] on the stage. A small image has one window, of its own size. */
 function* windowsOf(frame, {nx, ny, values}, step) {
   const [width, height] = frame.size.map((size) => Math.min(size, step));
   for (let j = 0; j < ny; j++) {

@@ -26,12 +26,13 @@ class Facts {
     const state = dataset.columns.state[index];
     const others = dataset.together(index).filter((other) => other !== index).map((other) => dataset.title(other));
     const lines = [];
-    if (rejected) lines.push(`✕ This pair is rejected.${others.length ? ` Also rejected: ${others.join(", ")}, of the same two boxes.` : ""}`);
+    if (rejected) lines.push("✕ This pair is rejected.");
+    if (rejected && others.length) lines.push(`Also rejected: ${others.join(", ")}, of the same two boxes.`);
     if (state) lines.push(`${capital(state)}.`);
     byId("mark").textContent = lines.join(" ");
     byId("mark").hidden = !lines.length;
     byId("mark").classList.toggle("rejected", rejected);
-    byId("tags").replaceChildren(...decisions.tags(index).map((textContent) => element("span", {className: "tag", textContent})));
+    byId("tags").replaceChildren(...each("span", decisions.tags(index), {className: "tag"}));
     if (!decisions.tags(index).length) byId("tags").textContent = "This pair has no tags.";
   }
 
@@ -62,15 +63,15 @@ class Facts {
   _showNumbers(index) {
     const {dataset} = this;
     const fields = Math.max(1, dataset.fields.length);
-    const head = dataset.fields.map((label) => element("th", {scope: "col", textContent: label}));
-    if (!head.length) head.push(element("th", {scope: "col", textContent: "value"}));
+    const head = each("th", fields === dataset.fields.length ? dataset.fields : ["value"], {scope: "col"});
     const table = byId("numbers");
     table.replaceChildren(element("thead", {}, element("tr", {}, element("td"), ...head)));
     const body = element("tbody");
     for (const measure of dataset.measures) {
-      const row = element("tr", {}, element("th", {scope: "row", title: measure.about, textContent: capital(measure.label)}));
-      for (let field = 0; field < (measure.of_field ? fields : 1); field++) row.append(this._number(measure, field, index));
-      if (!measure.of_field) row.lastChild.colSpan = fields;
+      const row = element("tr", {}, ...each("th", [capital(measure.label)], {scope: "row", title: measure.about}));
+      const columns = measure.of_field ? fields : 1;
+      for (let field = 0; field < columns; field++) row.append(this._number(measure, field, index));
+      row.lastChild.colSpan = fields / columns;
       body.append(row);
     }
     table.append(body);
@@ -80,7 +81,8 @@ class Facts {
     const values = this.dataset.values(measure, field);
     const cell = element("td", {textContent: written(measure, values[index])});
     if (measure.worst && !Number.isNaN(values[index])) {
-      cell.append(" ", element("span", {className: "rank", textContent: `#${rank(values, index, measure.worst).toLocaleString("en")}`}));
+      const place = rank(values, index, measure.worst).toLocaleString("en");
+      cell.append(" ", ...each("span", [`#${place}`], {className: "rank"}));
     }
     return cell;
   }

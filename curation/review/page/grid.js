@@ -1,5 +1,5 @@
 "use strict";
-// The pictures of the pairs that are shown. Only those near the view are elements, so that any number of pairs is quick.
+// The pictures of the pairs that are shown. Only those near the view are elements, so that many pairs are quick too.
 
 const GAP = 10;
 const TEXT_HEIGHT = 46;
@@ -82,7 +82,8 @@ class Grid {
   _cell(index) {
     const picture = element("img", {src: `${this.dataset.folder(index)}/grid.jpg`, alt: "", decoding: "async"});
     picture.draggable = false;
-    const cell = element("div", {}, picture, element("div", {className: "line"}), element("div", {className: "line marks"}));
+    const lines = ["line", "line marks"].map((className) => element("div", {className}));
+    const cell = element("div", {}, picture, ...lines);
     picture.addEventListener("error", () => cell.classList.add("broken"));
     cell.setAttribute("role", "option");
     return cell;
@@ -126,7 +127,7 @@ class Grid {
     if (!this.columns || !this.cells.clientWidth) return;
     const top = Math.floor(this.at / this.columns) * this.rowHeight;
     const {scrollTop, clientHeight} = this.box;
-    if (top < scrollTop) this.box.scrollTop = top;
-    else if (top + this.rowHeight > scrollTop + clientHeight) this.box.scrollTop = top + this.rowHeight - clientHeight + GAP;
+    const least = top + this.rowHeight + GAP - clientHeight; // less would cut the cell off below
+    if (top < scrollTop || least > scrollTop) this.box.scrollTop = Math.min(top, Math.max(scrollTop, least));
   }
 }

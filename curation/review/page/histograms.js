@@ -1,6 +1,6 @@
 "use strict";
-// A histogram for each measure: pale bars for all pairs, strong bars for those shown. A range is chosen by dragging over
-// the bars, or by the two numbers below them.
+// A histogram for each measure: pale bars for all pairs, strong bars for those shown. A range is chosen by dragging
+// over the bars, or by the two numbers below them.
 
 const BINS = 40;
 

@@ -12,7 +12,9 @@ class Review {
     this.open = false;
     this.viewer = new Viewer(this.dataset, (text) => this.say(text));
     this.facts = new Facts(this.dataset, this.decisions);
-    this.dialogs = new Dialogs(this.dataset, this.decisions, (index, tags) => this.decided(this.decisions.setTags(index, tags)));
+    this.dialogs = new Dialogs(this.dataset, this.decisions, (index, tags) => {
+      this.decided(this.decisions.setTags(index, tags));
+    });
     this.grid = new Grid(byId("grid"), byId("cells"), {
       dataset: this.dataset,
       decisions: this.decisions,
@@ -80,7 +82,8 @@ class Review {
   showWhich() {
     if (!this.open) return;
     const rejected = this.decisions.isRejected(this.current);
-    const place = this.gone ? "not among those shown" : `${(this.at + 1).toLocaleString("en")} of ${this.list.length.toLocaleString("en")}`;
+    const [at, count] = [this.at + 1, this.list.length].map((number) => number.toLocaleString("en"));
+    const place = this.gone ? "not among those shown" : `${at} of ${count}`;
     byId("which").textContent = `${capital(this.dataset.title(this.current))} (${place})`;
     byId("reject").firstChild.textContent = rejected ? "Keep again " : "Reject ";
     byId("previous").disabled = this.at <= 0;
@@ -310,7 +313,7 @@ class Review {
     for (const [id, pressed] of Object.entries(buttons)) byId(id).addEventListener("click", pressed);
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
     document.addEventListener("keydown", (event) => this.key(event));
-    // A list that was opened with the pointer gives the keys back once something is chosen; with the keyboard, it stays.
+    // A list that was opened with the pointer gives the keys back once something is chosen.
     let pointed = false;
     document.addEventListener("pointerdown", () => (pointed = true), true);
     document.addEventListener("keydown", () => (pointed = false), true);
@@ -390,6 +393,7 @@ function fill(id, choices) {
 const app = review.data && new Review(review.data); // by this name in the browser's console
 
 if (!app) {
-  byId("warning").textContent = "The page cannot load data.js, which belongs beside it. Make the review again, or copy its whole folder.";
+  byId("warning").textContent =
+    "The page cannot load data.js, which belongs beside it. Make the review again, or copy its whole folder.";
   byId("warning").hidden = false;
 }

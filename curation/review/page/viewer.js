@@ -163,13 +163,15 @@ class Viewer {
     };
     const scale = field && `${field.scale} px`;
     legend("colours", layers.colours && field,
-      `These are the colours of ${label}. They tell where in the source a pixel is taken from; the rim of the disc stands for ${scale}.`);
+      `These are the colours of ${label}. They tell where in the source a pixel is taken from; ` +
+      `the rim of the disc stands for ${scale}.`);
     const factor = field && arrowFactor(field.scale, field.arrows.step);
     legend("arrows", layers.arrows && field,
       `The arrows of ${label} point to where in the source a pixel is taken from. They are drawn ` +
       (factor === 1 ? "in their true length." : `${factor} times as long as they are.`));
     legend("correlation", layers.correlation && this.detail,
-      `These are the correlations in windows of ${dataset.window} px, ` + (this.through < 0 ? "before any field." : `after ${label}.`));
+      `These are the correlations in windows of ${dataset.window} px, ` +
+      (this.through < 0 ? "before any field." : `after ${label}.`));
     legend("overlay", mode === "overlay");
     legend("folds", layers.folds && field?.folds.length);
     legend("invalid", layers.invalid);
@@ -206,9 +208,9 @@ class Viewer {
     byId("zoom-fit").addEventListener("click", () => this._fit());
     // After a click of the mouse, the space bar goes on to swap the images; after a key, the focus stays where it is.
     byId("one").addEventListener("click", (event) => {
-      if (event.detail && event.target.closest(".look") && event.target.closest("button, label")) {
-        if (!event.target.closest("label")?.querySelector("select, [type=range]")) this.stage.focus({preventScroll: true});
-      }
+      const label = event.target.closest(".look label");
+      const pressed = label ? !label.querySelector("select, [type=range]") : event.target.closest(".look button");
+      if (event.detail && pressed) this.stage.focus({preventScroll: true});
     });
   }
 
@@ -240,7 +242,7 @@ class Viewer {
     clearInterval(this.timer);
     this.timer = null;
     if (wanted && this.calm.matches) {
-      this.said("Your system asks for little motion, so nothing blinks by itself. The space bar still swaps the images.");
+      this.said("Your system asks for little motion, so nothing blinks by itself. The space bar still swaps images.");
     } else if (wanted) {
       this._setMode("blink");
       this.timer = setInterval(() => this.swap(), BLINK_MS);
@@ -335,7 +337,8 @@ class Viewer {
       else if (moved > 3) this._pan(x - oldX, y - oldY);
     });
     const ended = (event) => {
-      if (pointers.delete(event.pointerId) && event.type === "pointerup" && moved <= 3 && this.view.mode === "blink") this.swap();
+      const clicked = pointers.delete(event.pointerId) && event.type === "pointerup" && moved <= 3;
+      if (clicked && this.view.mode === "blink") this.swap();
     };
     stage.addEventListener("pointerup", ended);
     stage.addEventListener("pointercancel", ended);
