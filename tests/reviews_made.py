@@ -65,16 +65,17 @@ def make_review(
     data |= {"columns": columns, **changes}
     (folder / "data.js").write_text(f"review.load({json.dumps(data)});\n")
     wheel().save(folder / "wheel.png")
-    made: list[Path] = []
     for place in range(pairs):
-        pair = folder / "pairs" / f"{place:06}"
-        pair.mkdir(parents=True, exist_ok=True)
-        if place < DISTINCT:
-            write_pictures(pair, place, len(fields))
-            made.append(pair)
-        else:
-            for picture in made[place % DISTINCT].glob("*.[jp][pn]g"):
-                os.link(picture, pair / picture.name)
+        pair, alike = (folder / "pairs" / f"{at:06}" for at in (place, place % DISTINCT))
+        if place >= DISTINCT and not whole:
+            pair.symlink_to(alike.name)
+            continue
+        pair.mkdir(parents=True)
+        for name, picture in pictures_of(place % DISTINCT, len(fields)).items():
+            if pair == alike:
+                (pair / name).write_bytes(picture)
+            else:
+                os.link(alike / name, pair / name)
         (pair / "detail.js").write_text(f"review.detail({place}, {detail_of(place, len(fields))});\n")
     return folder / "index.html"
 
@@ -219,15 +220,20 @@ def shifted(image: np.ndarray, field: np.ndarray) -> np.ndarray:
     return image[at[0], at[1] % image.shape[1]]
 
 
-def save_grey(folder: Path, name: str, grey: np.ndarray, valid: np.ndarray) -> None:
-    Image.fromarray(grey.clip(1, 255).astype(np.uint8)).save(folder / f"{name}.jpg", quality=90)
-    if not valid.all():
-        save_mask(folder / f"{name}_invalid.png", ~valid, np.zeros(SIZE, np.uint8))
+def grey_files(name: str, grey: np.ndarray, valid: np.ndarray) -> dict[str, bytes]:
+    found = {f"{name}.jpg": encoded(Image.fromarray(grey.clip(1, 255).astype(np.uint8)))}
+    return found if valid.all() else {**found, f"{name}_invalid.png": marked(~valid, np.zeros(SIZE, np.uint8))}
 
 
-def save_mask(path: Path, shown: np.ndarray, grey: np.ndarray) -> None:
+def marked(shown: np.ndarray, grey: np.ndarray) -> bytes:
     """A picture of grey values that is transparent where nothing is to be shown."""
-    Image.fromarray(np.dstack([grey, grey, grey, shown * np.uint8(255)])).save(path)
+    return encoded(Image.fromarray(np.dstack([grey, grey, grey, shown * np.uint8(255)])), "PNG")
+
+
+def encoded(picture: Image.Image, form: str = "JPEG") -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, form, quality=90)
+    return stream.getvalue()
 
 
 def coloured(field: np.ndarray) -> np.ndarray:
@@ -252,19 +258,19 @@ def pictures_of(seed: int, fields: int) -> dict[str, bytes]:
     source = (shifted(target, -field) + np.random.default_rng(seed).normal(0, 6, SIZE)).clip(1, 255)
     rows, columns = np.indices(SIZE)
     valid = np.abs(rows - columns - 60 + 8 * np.sin(columns / 15)) > 5 if seed % 2 == 0 else np.ones(SIZE, bool)
-    save_grey(folder, "source", source, valid)
-    save_grey(folder, "target", target, np.ones(SIZE, bool))
     checks = ((rows // 3 + columns // 3) % 2 * 255).astype(np.uint8)
     is_folded = (rows - 50) ** 2 + (columns - 95) ** 2 < 200
+    overlay = np.dstack([source, target, source]).astype(np.uint8)
+    overlay[~valid] = (70, 88, 140)
+    pictures = {"grid.jpg": encoded(Image.fromarray(overlay))}
+    pictures |= grey_files("source", source, valid) | grey_files("target", target, np.ones(SIZE, bool))
     for index in range(fields):
         part = field * (0.6 + 0.4 * index)
-        save_grey(folder, f"pulled_{index}", shifted(source, part), shifted(valid, part))
-        Image.fromarray(coloured(field)).save(folder / f"field_{index}.jpg", quality=90)
+        pictures |= grey_files(f"pulled_{index}", shifted(source, part), shifted(valid, part))
+        pictures[f"field_{index}.jpg"] = encoded(Image.fromarray(coloured(field)))
         if seed % 3 == 0:
-            save_mask(folder / f"folds_{index}.png", is_folded, checks)
-    overlay = np.dstack([source, target, source]).clip(0, 255).astype(np.uint8)
-    overlay[~valid] = (70, 88, 140)
-    Image.fromarray(overlay).save(folder / "grid.jpg", quality=85)
+            pictures[f"folds_{index}.png"] = marked(is_folded, checks)
+    return pictures
 
 
 if __name__ == "__main__":

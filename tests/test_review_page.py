@@ -17,6 +17,8 @@ from PIL import Image
 from reviews_made import HOSTILE, PAGE, make_review
 from small_jobs import NAME, dataset_arguments, field_layer, image_layer, pair, put_json, spec_arguments, spec_of
 
+from curation.pair_selection import read_excluded_pairs
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CHROMIUM = shutil.which("chromium")
