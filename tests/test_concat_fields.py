@@ -164,7 +164,7 @@ def test_a_shard_that_changes_while_shards_are_joined_is_named(
         return Writer(path, layout)
 
     monkeypatch.setattr("curation.steps.concat_fields.Writer", changing)
-    with pytest.raises(WorkError, match=r"0_10.h5: changed while shards were joined"):
+    with pytest.raises(WorkError, match=r"0_10.h5: changed while it was joined"):
         join()
     assert not (tmp_path / "joined.h5").exists()
 

@@ -1,17 +1,19 @@
-"""Joining shards of fields into one file: every pair exactly once, the stored bytes as they are."""
+"""Joining shards into one field file, or finished files into one: the stored bytes as they are."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 
 from ..datasets.chunks import Chunk, encode
 from ..datasets.dataset import Dataset, open_dataset
-from ..datasets.facts import BOX_FACTS, PAIR_FACTS, SOURCE, TARGET
+from ..datasets.facts import BOX_FACTS, PAIR_FACTS
 from ..datasets.layout import Layout
 from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.probe import check_undamaged
@@ -20,8 +22,10 @@ from ..datasets.shards import Shard, shard_named
 from ..datasets.writer import Writer
 from ..errors import UsageError, WorkError
 from ..files import Existing, check_destination, check_name, lock_path, locked, make_folder
+from ..pair_selection import first_alike
 from ..progress import progress
-from ..provenance import provenance
+from ..provenance import WHICH_PAIRS, WITH_QUALITY, Provenance, parsed, provenance, sha256
+from ..spec import Note, parse_spec, spec_file
 from .pair_quality import QualityTable
 from .report import table
 
@@ -30,23 +34,30 @@ COMMIT_BYTES = 16 * 2**20  # copied between two commits
 # What a shard says of itself alone; the rest of its attributes are the joined file's too.
 _OF_A_SHARD = ("first", "last", "pairs", "failed", "toolkit_version", "provenance", "identity", SEAL)
 
+# What a file says of its own pairs; a file joined out of several says it anew, or not at all.
+_OF_A_FILE = (*_OF_A_SHARD, "spec", "spec_sha256", "min_valid", "parts")
+_INPUTS = ("images", "previous_fields")  # in a provenance of fields
+
 
 @dataclass(frozen=True)
 class Joined:
-    """What was joined, for the summary."""
+    """What was joined, for the summary. doubled: pairs that were left out, being there already."""
 
     path: str
     pairs: int
-    shards: int
+    parts: int
+    what: str
     resumed: int
-    strays: tuple[str, ...]
     quality: QualityTable | None
+    strays: tuple[str, ...] = ()
+    doubled: int = 0
     done_already: bool = False
 
     def __str__(self) -> str:
-        text = (
-            f"{self.path}: {'done already: ' if self.done_already else ''}{self.pairs} pairs from {self.shards} shards"
-        )
+        done = "done already: " if self.done_already else ""
+        text = f"{self.path}: {done}{self.pairs} pairs from {self.parts} {self.what}"
+        if self.doubled:
+            text += f"; {self.doubled} doubled pairs left out"
         if self.resumed and not self.done_already:
             text += f", {self.resumed} pairs found done"
         if self.strays:
@@ -55,20 +66,35 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class ReadShard:
-    """What was read of a shard, whose pairs are [first, last); its fields are read when they are copied.
+class Part:
+    """What was read of a shard or a file; its images or fields are read when they are copied.
 
-    No shard stays open: large datasets have more of them than a process may have files open.
-    alike: what must be the same in all shards, by name. arrays: what it holds of each of its pairs, but fields.
+    No part stays open: large datasets have more of them than a process may have files open.
+    first: the number of its first pair in the whole. samples: (M,), which of its samples are taken, in order.
+    alike: what must be the same in all parts, by name. arrays: what it holds of each of its samples, but `main`.
     """
 
     path: Path
     first: int
-    last: int
+    samples: np.ndarray
     alike: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
     attributes: Mapping[str, Any]
     fingerprint: str
+
+    @property
+    def last(self) -> int:
+        """The number of the pair after its last one."""
+        return self.first + len(self.samples)
+
+
+@dataclass(frozen=True)
+class _Join:
+    """What is to be made of which parts."""
+
+    parts: Sequence[Part]
+    layout: Layout
+    summary: Joined
 
 
 def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.REFUSED) -> Joined:
@@ -76,35 +102,66 @@ def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.RE
 
     A file that was joined from the same shards is not touched.
     """
-    target = Path(dst_path)
-    check_name(dst_path)
-    if not target.exists():
-        check_destination(target.parent)
     paths, strays = _find(Path(temp_dir))
+    _check_target(dst_path)
+    check_undamaged(*(path for path, _ in paths))
+    shards = sorted((_read_shard(path, shard) for path, shard in paths), key=lambda part: (part.first, part.last))
+    check_alike(shards)
+    pairs = check_cover(shards)
+    quality = QualityTable.of_parts(shard.arrays for shard in shards)
+    summary = Joined(dst_path, pairs, len(shards), "shards", 0, quality, strays)
+    return _make(_Join(shards, _layout_of_shards(shards, pairs), summary), existing)
+
+
+def concat_files(paths: Sequence[str], dst_path: str, existing: Existing = Existing.REFUSED) -> Joined:
+    """Join finished image files, or field files, into one; a pair that an earlier file holds too is left out.
+
+    They must have the same shape, MIP, and options, which include the spec apart from its pairs. A file that was joined
+    from the same files is not touched.
+    """
+    _check_target(dst_path)
+    if Path(dst_path).resolve() in {Path(path).resolve() for path in paths}:
+        raise UsageError(f"{dst_path} is one of the files to be joined: want another name")
+    check_undamaged(*paths)
+    read = [_read_file(Path(path)) for path in paths]
+    check_alike(read)
+    parts = list(_without_doubles(read))
+    pairs = parts[-1].last
+    quality = QualityTable.of_parts(_taken(part) for part in parts)
+    doubled = sum(len(part.samples) for part in read) - pairs
+    summary = Joined(dst_path, pairs, len(parts), "files", 0, quality, doubled=doubled)
+    return _make(_Join(parts, _layout_of_files(parts, pairs), summary), existing)
+
+
+def _check_target(dst_path: str) -> None:
+    check_name(dst_path)
+    if not Path(dst_path).exists():
+        check_destination(Path(dst_path).parent)
+
+
+def _make(join: _Join, existing: Existing) -> Joined:
+    target, made_of = Path(join.summary.path), join.layout.provenance
+    done = replace(join.summary, resumed=join.summary.pairs, done_already=True)
+    left = partial_path(target).exists() or lock_path(target).exists()  # of a run that was killed, or is at work
+    if is_finished(target, made_of, existing) and not left:
+        return done
+    check_destination(target.parent)
+    make_folder(target.parent)
     with ExitStack() as stack:
-        check_undamaged(*(path for path, _ in paths))
-        shards = [_read(path, shard) for path, shard in paths]
-        shards.sort(key=lambda shard: (shard.first, shard.last))
-        check_alike(shards)
-        pairs = check_cover(shards)
-        layout = _layout(shards, pairs)
-        quality = QualityTable.of_parts(shard.arrays for shard in shards)
-        left = partial_path(target).exists() or lock_path(target).exists()  # of a run that was killed, or is at work
-        if is_finished(target, layout.provenance, existing) and not left:
-            return Joined(dst_path, pairs, len(shards), pairs, strays, quality, done_already=True)
-        check_destination(target.parent)
-        make_folder(target.parent)
         stack.enter_context(locked(target))
-        if is_finished(target, layout.provenance, existing):
+        if is_finished(target, made_of, existing):
             partial_path(target).unlink(missing_ok=True)  # of a run that was killed before it deleted the file
-            return Joined(dst_path, pairs, len(shards), pairs, strays, quality, done_already=True)
-        if of_another_origin(partial_path(target), layout.provenance):
+            return done
+        if of_another_origin(partial_path(target), made_of):
             partial_path(target).unlink(missing_ok=True)
-        writer = stack.enter_context(Writer(target, layout))
+        writer = stack.enter_context(Writer(target, join.layout))
         resumed = int(np.logical_and.reduce(writer.done, axis=1).sum())
-        _copy(shards, writer)
-        writer.finish(pair_facts={name: _joined(shards, name) for name in layout.pair_facts})
-    return Joined(dst_path, pairs, len(shards), resumed, strays, quality)
+        _copy(join.parts, writer)
+        writer.finish(pair_facts={name: _joined(join.parts, name) for name in join.layout.pair_facts})
+    return replace(join.summary, resumed=resumed)
+
+
+# Shards
 
 
 def _find(folder: Path) -> tuple[list[tuple[Path, Shard]], tuple[str, ...]]:
@@ -118,34 +175,45 @@ def _find(folder: Path) -> tuple[list[tuple[Path, Shard]], tuple[str, ...]]:
     return shards, tuple(path.name for path, shard in files if shard is None and not path.name.startswith("."))
 
 
-def _read(path: Path, shard: Shard) -> ReadShard:
+def _read_shard(path: Path, shard: Shard) -> Part:
     data = open_dataset(path)
     with data.file:
         if data.main.shape[0] != shard.count:
             raise UsageError(f"{path}: holds {data.main.shape[0]} pairs, but its name says {shard.count}")
-        if data.main.dtype != np.float32:
-            raise UsageError(f"{path}: holds {data.main.dtype}: want float32")
-        alike = {
+        alike = {name: data.attributes.get(name) for name in ("pairs", "spec_sha256")}
+        return _read(data, {**alike, "provenance": data.provenance, "datasets": sorted(data.file)}, shard.first)
+
+
+def _read(data: Dataset, alike: Mapping[str, Any], first: int = 0) -> Part:
+    """What is read of an open shard or file. alike: what must be the same in all, beside what always must."""
+    if data.main.dtype != np.float32:
+        raise UsageError(f"{data.path}: holds {data.main.dtype}: want float32")
+    names = [name for name in data.file if name != "crc32" and _is_known(data.file[name], data.main)]
+    return Part(
+        path=data.path,
+        first=first,
+        samples=np.arange(len(data.main)),
+        alike={
             "shape": data.main.shape[1:],
-            **{name: data.attributes.get(name) for name in ("mip", "pairs", "decimals", "spec_sha256")},
-            "provenance": data.provenance,
-            "datasets": sorted(data.file),
-        }
-        names = [name for name in data.file if name != "crc32" and _is_known(data.file[name], data.main)]
-        arrays = {name: data.file[name][:] for name in names}
-        return ReadShard(path, shard.first, shard.last, alike, arrays, data.attributes, data.fingerprint)
+            **{name: data.attributes.get(name) for name in ("mip", "decimals")},
+            **alike,
+        },
+        arrays={name: data.file[name][:] for name in names},
+        attributes=data.attributes,
+        fingerprint=data.fingerprint,
+    )
 
 
-def check_alike(shards: list[ReadShard]) -> None:
-    """Refuse shards of different shape or origin, by both names."""
-    first = shards[0]
-    for shard in shards[1:]:
+def check_alike(parts: Sequence[Part]) -> None:
+    """Refuse parts of different shape or origin, by both names."""
+    first = parts[0]
+    for part in parts[1:]:
         for name, ours in first.alike.items():
-            if ours != shard.alike[name]:
-                raise UsageError(f"{first.path} and {shard.path} differ in {name}: {ours} and {shard.alike[name]}")
+            if ours != part.alike[name]:
+                raise UsageError(f"{first.path} and {part.path} differ in {name}: {ours} and {part.alike[name]}")
 
 
-def check_cover(shards: list[ReadShard]) -> int:
+def check_cover(shards: Sequence[Part]) -> int:
     """The number of pairs, if the shards, in order, hold each exactly once. Older shards do not say how many."""
     pairs = int(shards[0].attributes.get("pairs", shards[-1].last))
     end = 0
@@ -163,56 +231,151 @@ def check_cover(shards: list[ReadShard]) -> int:
     return pairs
 
 
-def _layout(shards: list[ReadShard], pairs: int) -> Layout:
+def _layout_of_shards(shards: Sequence[Part], pairs: int) -> Layout:
     first = shards[0]
-    names = [name for name in first.arrays if all(name in shard.arrays for shard in shards)]
-    arrays = {name: _joined(shards, name) for name in names if name not in BOX_FACTS and name not in PAIR_FACTS}
-    attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_SHARD}
     made_of = provenance(
         shards=[[shard.path.name, shard.fingerprint] for shard in shards], origin=first.alike["provenance"]
     )
+    attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_SHARD}
+    return _layout(shards, pairs, 1, made_of, attributes)
+
+
+def _layout(
+    parts: Sequence[Part], pairs: int, chunk_roles: int, made_of: Provenance, attributes: Mapping[str, Any]
+) -> Layout:
+    names = [name for name in parts[0].arrays if all(name in part.arrays for part in parts)]
+    arrays = {name: _joined(parts, name) for name in names if name not in (*BOX_FACTS, *PAIR_FACTS, "checksum")}
     facts, pair_facts = (tuple(name for name in names if name in known) for known in (BOX_FACTS, PAIR_FACTS))
-    return Layout((pairs, *first.alike["shape"]), 1, arrays, facts, made_of, attributes, pair_facts)
+    main = (pairs, *parts[0].alike["shape"])
+    return Layout(main, chunk_roles, arrays, facts, made_of, attributes, pair_facts)
 
 
-def _joined(shards: list[ReadShard], name: str) -> np.ndarray:
-    return np.concatenate([shard.arrays[name] for shard in shards])
+# Files
+
+
+def _read_file(path: Path) -> Part:
+    data = open_dataset(path)
+    with data.file:
+        part = _read(data, {"kind": data.kind, "images or fields in a chunk": data.chunk_roles, **_options(data)})
+        if "note" in part.arrays or data.kind != "image":
+            return part
+        return replace(part, arrays={**part.arrays, "note": np.full(len(part.samples), "", object)})
+
+
+def _options(data: Dataset) -> dict[str, Any]:
+    """What shaped the content of a file, apart from which pairs it holds and from the files it was made of."""
+    made_of = parsed(data.provenance)
+    if "origin" in made_of:  # it was joined itself
+        made_of = parsed(made_of["origin"])
+    left_out = {*WHICH_PAIRS, WITH_QUALITY, *_INPUTS}
+    return {name: value for name, value in made_of.items() if name not in left_out}
+
+
+def _without_doubles(parts: Sequence[Part]) -> Iterator[Part]:
+    """The parts with the samples that no earlier one holds; all, where a file does not say where its boxes are."""
+    taken = [np.ones(len(part.samples), bool) for part in parts]
+    if all("start" in part.arrays for part in parts):
+        first = first_alike(np.concatenate([part.arrays["start"] for part in parts]))
+        file_of = np.repeat(np.arange(len(parts)), [len(part.samples) for part in parts])
+        is_new = file_of[first] == file_of  # what a file itself holds twice, it is to hold twice
+        taken = np.split(is_new, np.cumsum([len(part.samples) for part in parts])[:-1])
+    end = 0
+    for part, mask in zip(parts, taken, strict=True):
+        yield replace(part, first=end, samples=np.flatnonzero(mask))
+        end += int(mask.sum())
+
+
+def _layout_of_files(parts: Sequence[Part], pairs: int) -> Layout:
+    first = parts[0]
+    attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_FILE}
+    listed = [
+        {"name": part.path.name, "first": part.first, "pairs": len(part.samples), "provenance": _stored(part)}
+        for part in parts
+    ]
+    attributes["parts"] = json.dumps(listed)
+    if (spec := _joined_spec(parts)) is not None:
+        attributes |= {"spec": spec, "spec_sha256": sha256(spec)}
+    origin = {name: first.alike[name] for name in first.alike if name in parsed(_origin(first))}
+    made_of = provenance(
+        files=[[part.path.name, part.fingerprint, len(part.samples)] for part in parts], origin=json.dumps(origin)
+    )
+    roles = first.alike["images or fields in a chunk"]
+    layout = _layout(parts, pairs, roles, made_of, attributes)
+    arrays = {name: values for name, values in layout.arrays.items() if name != "note" or values.any()}
+    if "pair" in arrays:
+        arrays["pair"] = np.arange(pairs)
+    return replace(layout, arrays=arrays)
+
+
+def _stored(part: Part) -> str:
+    """The provenance of a part, as JSON."""
+    return str(part.attributes.get("provenance", part.attributes.get("identity", "{}")))
+
+
+def _origin(part: Part) -> str:
+    made_of = parsed(_stored(part))
+    return str(made_of["origin"]) if "origin" in made_of else _stored(part)
+
+
+def _joined_spec(parts: Sequence[Part]) -> str | None:
+    """The spec of all pairs that are taken; None where a file has none."""
+    if not all("spec" in part.attributes and "start" in part.arrays for part in parts):
+        return None
+    spec = parse_spec(str(parts[0].attributes["spec"]).encode())
+    starts = _joined(parts, "start")
+    notes: dict[int, Note] = {}
+    if all("note" in part.arrays for part in parts):
+        texts = (text.decode() if isinstance(text, bytes) else str(text) for text in _joined(parts, "note"))
+        notes = {place: msgspec.json.decode(text, type=Note) for place, text in enumerate(texts) if text}
+    return parse_spec("".join(spec_file(spec, starts, notes)).encode()).text()
+
+
+# Copying
+
+
+def _taken(part: Part) -> dict[str, np.ndarray]:
+    """What a part holds of the samples that are taken."""
+    return {name: values[part.samples] for name, values in part.arrays.items()}
+
+
+def _joined(parts: Iterable[Part], name: str) -> np.ndarray:
+    return np.concatenate([part.arrays[name][part.samples] for part in parts])
 
 
 def _is_known(dataset: Any, main: h5py.Dataset) -> bool:
-    """Whether a shard's dataset holds something of each of its pairs."""
+    """Whether a dataset holds something of each pair."""
     return isinstance(dataset, h5py.Dataset) and dataset.name != main.name and dataset.shape[:1] == main.shape[:1]
 
 
-def _copy(shards: list[ReadShard], writer: Writer) -> None:
+def _copy(parts: Sequence[Part], writer: Writer) -> None:
     done = np.logical_and.reduce(writer.done, axis=1)
     uncommitted = 0
     with progress(len(done), "pairs", "pair", done=int(done.sum())) as bar:
-        for shard in shards:
-            left = [pair for pair in range(shard.first, shard.last) if not done[pair]]
-            for pair, chunk in zip(left, _chunks(shard, left, writer.layout), strict=True):
-                sample = pair - shard.first
-                facts = {name: shard.arrays[name] for name in writer.layout.facts}
-                writer.put(pair, SOURCE, chunk, _of(facts, sample, SOURCE))
-                writer.put(pair, TARGET, None, _of(facts, sample, TARGET))
+        for part in parts:
+            facts = {name: part.arrays[name] for name in writer.layout.facts}
+            left = [place for place in range(len(part.samples)) if not done[part.first + place]]
+            samples = part.samples[left].tolist()
+            for place, sample, chunks in zip(left, samples, _chunks(part, samples, writer.layout), strict=True):
+                for role, chunk in enumerate([*chunks, None][:2]):
+                    writer.put(part.first + place, role, chunk, _of(facts, sample, role))
                 bar.update()
-                uncommitted += chunk.data.nbytes
+                uncommitted += sum(chunk.data.nbytes for chunk in chunks)
                 if uncommitted >= COMMIT_BYTES:
                     writer.commit()
                     uncommitted = 0
 
 
-def _chunks(shard: ReadShard, pairs: list[int], layout: Layout) -> Iterator[Chunk]:
-    """The stored fields of some of a shard's pairs."""
-    if not pairs:
+def _chunks(part: Part, samples: Sequence[int], layout: Layout) -> Iterator[list[Chunk]]:
+    """The stored images, or the field, of some of a part's samples."""
+    if not samples:
         return
-    data = open_dataset(shard.path)
+    data = open_dataset(part.path)
     with data.file:
-        if data.fingerprint != shard.fingerprint:
-            raise WorkError(f"{shard.path}: changed while shards were joined; the same command joins what is there now")
+        if data.fingerprint != part.fingerprint:
+            raise WorkError(f"{part.path}: changed while it was joined; the same command joins what is there now")
         stored_alike = _is_stored_as(data.main, layout)
-        for pair in pairs:
-            yield _chunk(data, pair - shard.first, stored_alike)
+        for sample in samples:
+            yield [_chunk(data, sample, role, stored_alike) for role in range(layout.chunk_roles)]
 
 
 def _of(facts: Mapping[str, np.ndarray], sample: int, role: int) -> dict[str, Any]:
@@ -220,14 +383,14 @@ def _of(facts: Mapping[str, np.ndarray], sample: int, role: int) -> dict[str, An
 
 
 def _is_stored_as(main: h5py.Dataset, layout: Layout) -> bool:
-    """Whether a shard's chunks can be copied as they are stored."""
+    """Whether chunks can be copied as they are stored."""
     ours = (layout.chunk, "gzip", True, False)
     return (main.chunks, main.compression, main.shuffle, main.scaleoffset is not None) == ours
 
 
-def _chunk(data: Dataset, sample: int, stored_alike: bool) -> Chunk:
+def _chunk(data: Dataset, sample: int, role: int, stored_alike: bool) -> Chunk:
     crc32: Mapping[str, Any] = data.file
     if stored_alike and "crc32" in crc32:
-        skipped, stored = data.main.id.read_direct_chunk((sample, 0, 0, 0))
-        return Chunk(np.frombuffer(stored, np.uint8), int(crc32["crc32"][sample, 0]), skipped)
-    return encode(data.main[sample])
+        skipped, stored = data.main.id.read_direct_chunk((sample, role, 0, 0))
+        return Chunk(np.frombuffer(stored, np.uint8), int(crc32["crc32"][sample, role]), skipped)
+    return encode(data.main[sample, role] if data.chunk_roles == 2 else data.main[sample])

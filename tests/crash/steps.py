@@ -315,7 +315,7 @@ def arguments(call: Call) -> tuple[str, ...]:
     for name, value in vars(call.arguments[0]).items():
         name = "field_decimals" if name == "decimals" else name
         if isinstance(value, tuple):
-            found += [f"--{name}", *map(str, value)]
+            found += [f"--{name}", *map(str, value)] if value else []
         elif isinstance(value, Existing):
             found += {Existing.REFUSED: [], Existing.UPDATED: ["--update"], Existing.REPLACED: ["--overwrite"]}[value]
         elif value is not None and value is not False and value != {}:
