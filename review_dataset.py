@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quality", type=cli.jpeg_quality, default=60, help="of the page's pictures, JPEG, 1 to 95 (60)")
     made.add_argument("--csv", metavar="FILE", help="write a table with a row for each pair")
     made.add_argument("--sheet", metavar="FILE.png", help="write a contact sheet")
-    made.add_argument("--sheet_rows", type=cli.positive, default=8, help="pairs on the sheet (8)")
+    made.add_argument("--sheet_rows", type=cli.sheet_rows, default=8, help="pairs on the sheet (8)")
     made.add_argument(
         "--sheet_order", choices=("worst", "best", "spread"), default="worst", help="which pairs it shows (worst)"
     )

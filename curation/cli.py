@@ -155,6 +155,14 @@ def picture_side(text: str) -> int:
     return value
 
 
+def sheet_rows(text: str) -> int:
+    """How many pairs a contact sheet shows."""
+    value = _integer(text, at_least=1)
+    if value > 200:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 200, of which a picture would be too large to open")
+    return value
+
+
 def level(text: str) -> int:
     """A MIP level: 0 or more."""
     return _integer(text, at_least=0)

@@ -338,6 +338,7 @@ def test_a_review_that_was_interrupted_is_made_anew(command: Command, made: Path
         (lambda files: ["--image_path", files[0], "--field_path", files[0].parent], "no shards in it"),
         (lambda files: ["--image_path", files[0], "--size", 0], None),
         (lambda files: ["--image_path", files[0], "--size", 65501], None),
+        (lambda files: ["--image_path", files[0], "--sheet", "sheet.png", "--sheet_rows", 201], None),
         (lambda files: ["--image_path", files[0], "--sheet", files[0].parent], "is a folder"),
         (lambda files: ["--image_path", files[0], "--csv", "none/deeper/table.csv"], "no such folder"),
     ],

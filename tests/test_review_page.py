@@ -880,3 +880,25 @@ def test_what_is_rejected_is_left_out_of_the_dataset(open_page: Open, command: C
     assert kept.code == 0, kept.stderr
     left = json.loads((tmp_path / "spec.json").read_text())["pairs"]
     assert [each["src"]["z_start"] for each in left] == [4, 3]
+
+
+def test_what_an_earlier_review_rejected_stays_left_out(open_page: Open, command: Command, tmp_path: Path) -> None:
+    pairs = [pair(0, 0, 5), pair(16, 32, 4), pair(0, 0, 4, 5), pair(64, 64, 3)]
+    path = put_json(tmp_path / "spec.json", spec_of(image_layer(tmp_path), field_layer(tmp_path), pairs))
+    out, review = tmp_path / "out", tmp_path / "review"
+    assert command("make_dataset.py", *dataset_arguments(path, out)).code == 0
+    left = []
+    for _ in range(2):
+        arguments = ["--image_path", out / NAME, "--dst_path", review, "--parallel", 1, "--overwrite"]
+        assert command("review_dataset.py", *arguments).code == 0
+        page = open_page(review / "index.html", "#pair=0")
+        press(page, "x")
+        rejected = put_json(tmp_path / "rejected.json", saved(page))
+        done = command("make_dataset.py", *dataset_arguments(path, out, "--exclude", rejected, "--update"))
+        assert done.code == 0, done.stderr
+        with h5py.File(out / NAME) as file:
+            left.append(file["pair"][:].tolist())
+    assert left == [[1, 3], [3]]
+    assert text(page, "#said") == (
+        "2 rejected pairs are in rejected.json. This counts 1 from an earlier review, which this dataset does not hold."
+    )
