@@ -844,6 +844,17 @@ def test_of_ten_thousand_pairs_only_those_near_the_view_are_made(open_page: Open
     assert page.locator(".cell").count() < 60
 
 
+def test_a_frame_about_a_fold_ends_where_the_image_does(open_page: Open) -> None:
+    boxes = open_page().evaluate("""() => {
+        const boxes = [];
+        const context = {setLineDash() {}, strokeRect: (...box) => boxes.push(box)};
+        const frame = {context, zoom: 10, size: [40, 5], x: (x) => 10 * x, y: (y) => 10 * y};
+        drawFolds(frame, [[0, 0], [1, 0]], 32);
+        return boxes;
+    }""")
+    assert boxes[::2] == [[1, 1, 318, 48], [321, 1, 78, 48]]
+
+
 # The loop
 
 
