@@ -21,11 +21,13 @@ def parser() -> argparse.ArgumentParser:
         "--field_path", nargs="+", default=[], metavar="FILE", help="field files, or folders of shards, stage by stage"
     )
     made.add_argument("--dst_path", help="folder of the page, made if only it is missing (none: print the summary)")
-    made.add_argument("--size", type=cli.positive, default=1024, help="longest side of the page's pictures, px (1024)")
+    made.add_argument(
+        "--size", type=cli.picture_side, default=1024, help="longest side of the page's pictures, px (1024)"
+    )
     made.add_argument("--quality", type=cli.jpeg_quality, default=60, help="of the page's pictures, JPEG, 1 to 95 (60)")
     made.add_argument("--csv", metavar="FILE", help="write a table with a row for each pair")
     made.add_argument("--sheet", metavar="FILE.png", help="write a contact sheet")
-    made.add_argument("--sheet_rows", type=cli.positive, default=8, help="pairs on the sheet (8)")
+    made.add_argument("--sheet_rows", type=cli.sheet_rows, default=8, help="pairs on the sheet (8)")
     made.add_argument(
         "--sheet_order", choices=("worst", "best", "spread"), default="worst", help="which pairs it shows (worst)"
     )

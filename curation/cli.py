@@ -147,6 +147,22 @@ def jpeg_quality(text: str) -> int:
     return value
 
 
+def picture_side(text: str) -> int:
+    """The longest side of a picture in a JPEG file, in pixels."""
+    value = _integer(text, at_least=1)
+    if value > 65500:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 65500 pixels, which no JPEG file can have")
+    return value
+
+
+def sheet_rows(text: str) -> int:
+    """How many pairs a contact sheet shows."""
+    value = _integer(text, at_least=1)
+    if value > 200:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 200, of which a picture would be too large to open")
+    return value
+
+
 def level(text: str) -> int:
     """A MIP level: 0 or more."""
     return _integer(text, at_least=0)

@@ -29,6 +29,16 @@ def check_name(path: PathLike) -> None:
         raise UsageError(f"{path or '.'} is a folder: want a file's name")
 
 
+def shown(path: PathLike) -> str:
+    """A path as a text that UTF-8 holds: a name may have any bytes, and those that are not UTF-8 become \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def shown_name(path: PathLike) -> str:
+    """The name of a file or folder as a text that UTF-8 holds, also of "."."""
+    return shown(os.path.basename(os.path.abspath(path)))
+
+
 def check_destination(path: PathLike) -> None:
     """Refuse a folder that cannot be written to. One that is missing is fine if `make_folder` can make it."""
     folder = Path(path)

@@ -1,5 +1,6 @@
 """Files, folders of shards, and files that are still being written, read as one."""
 
+import resource
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from small_jobs import put_main
 
 from curation.datasets.collection import open_collection
+from curation.datasets.dataset import Dataset, open_dataset
 from curation.datasets.partial import partial_path
 from curation.errors import UsageError
 
@@ -122,3 +124,35 @@ def test_an_unfinished_file_that_cannot_be_read_is_one_line(tmp_path: Path, monk
     with pytest.raises(UsageError, match="unfinished, and cannot be read now: try again later"):
         open_collection(path)
     assert len(slept) > 2
+
+
+def test_a_name_of_very_many_pairs_is_refused(shards: Path) -> None:
+    put_main(shards / "10_99999999999999.h5", samples(10)[:1], 3)
+    with pytest.raises(UsageError, match="it holds 1 pairs, but its name says 99999999999989"):
+        open_collection(shards)
+
+
+def test_a_folder_may_hold_more_shards_than_a_process_may_open_at_first(tmp_path: Path) -> None:
+    for first in range(150):
+        put_main(tmp_path / f"{first}_{first + 1}.h5", samples(1), 3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 60, hard))
+    try:
+        with closing(open_collection(tmp_path)) as opened:
+            assert opened.shape[0] == 150
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_file_that_is_finished_while_it_is_opened_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = put_main(partial_path(tmp_path / "images.h5"), samples(2), 3)
+
+    def finished(path: Path, is_written: bool = False) -> Dataset:
+        if is_written:
+            hidden.rename(tmp_path / "images.h5")
+        return open_dataset(path, is_written)
+
+    monkeypatch.setattr("curation.datasets.collection.open_dataset", finished)
+    monkeypatch.setattr("curation.datasets.collection._PAUSE_S", 0)
+    with closing(open_collection(tmp_path / "images.h5")) as opened:
+        assert opened.done.all()

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -278,6 +280,51 @@ def test_a_folder_of_something_else_is_left_alone(
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_of_pairs_of_something_else_is_left_alone(
+    refused: Callable[..., str], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine" / "pairs" / "000000"
+    mine.mkdir(parents=True)
+    (mine / "source.jpg").write_text("mine")
+    for name, content in ((".gitignore", "*"), ("data.js", "let mine = 1;")):
+        (tmp_path / "mine" / name).write_text(content)
+        arguments = ["--dst_path", tmp_path / "mine", "--overwrite"]
+        assert "is no review" in refused("review_dataset.py", *arguments_for(*files), *arguments)
+    assert (mine / "source.jpg").read_text() == "mine"
+
+
+def test_what_is_not_of_the_review_stays_in_its_folder(command: Command, made: Path, files: tuple[Path, Path]) -> None:
+    (made / "pairs" / "mine").mkdir()
+    assert command("review_dataset.py", *arguments_for(*files), "--dst_path", made, "--overwrite").code == 0
+    assert (made / "pairs" / "mine").exists()
+
+
+def test_a_review_that_was_killed_is_made_anew(
+    command: Command, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*arguments_for(*files), "--dst_path", tmp_path / "r"]
+    with monkeypatch.context() as patched:
+        patched.setattr("curation.steps.review_dataset.finish_review", lambda *arguments: 1 / 0)
+        assert command("review_dataset.py", *arguments).code == 1
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["data.js", "pairs"]
+    assert command("review_dataset.py", *arguments).code == 0
+    assert data_of(tmp_path / "r")["columns"]["place"] == [0, 1, 2, 3]
+
+
+def test_no_table_and_no_sheet_replaces_a_dataset(
+    refused: Callable[..., str], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, field = files
+    before = field.read_bytes()
+    for option in ("--csv", "--sheet"):
+        assert "HDF5 file, which would be replaced" in refused(
+            "review_dataset.py", *arguments_for(images, field), option, field
+        )
+    both = ["--csv", tmp_path / "both", "--sheet", tmp_path / "both"]
+    assert "want two names" in refused("review_dataset.py", *arguments_for(images), *both)
+    assert field.read_bytes() == before
+
+
 def test_a_review_that_was_interrupted_is_made_anew(command: Command, made: Path, files: tuple[Path, Path]) -> None:
     (made / "index.html").unlink()
     assert command("review_dataset.py", *arguments_for(*files), "--dst_path", made).code == 0
@@ -290,6 +337,8 @@ def test_a_review_that_was_interrupted_is_made_anew(command: Command, made: Path
         (lambda files: ["--image_path", "none.h5"], "none.h5: no such file"),
         (lambda files: ["--image_path", files[0], "--field_path", files[0].parent], "no shards in it"),
         (lambda files: ["--image_path", files[0], "--size", 0], None),
+        (lambda files: ["--image_path", files[0], "--size", 65501], None),
+        (lambda files: ["--image_path", files[0], "--sheet", "sheet.png", "--sheet_rows", 201], None),
         (lambda files: ["--image_path", files[0], "--sheet", files[0].parent], "is a folder"),
         (lambda files: ["--image_path", files[0], "--csv", "none/deeper/table.csv"], "no such folder"),
     ],
@@ -349,6 +398,58 @@ def test_images_without_tissue_and_fields_of_nan_are_shown(command: Command, tmp
     assert detail_of(tmp_path / "r", 2)["fields"][0]["arrows"]["x"][0] is None
 
 
+def test_values_at_the_ends_of_float32_are_shown(command: Command, tmp_path: Path) -> None:
+    pairs, fields = some_pairs(5).astype(np.float64), some_fields(5).astype(np.float64)
+    pairs[0] *= 1e300  # older files may be float64
+    pairs[1] *= 1e38
+    pairs[2] *= 1e-42
+    pairs[3] = 1e-45
+    fields[0] *= 1e30
+    fields[1] *= 1e38
+    fields[2] *= 1e-44
+    fields[3] = 3e38
+    images, field = put_main(tmp_path / "images.h5", pairs), put_main(tmp_path / "field.h5", fields)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = command("review_dataset.py", *arguments_for(images, field), "--dst_path", tmp_path / "r")
+    assert done.code == 0, done.stderr
+    # It is as visible as an image of usual values.
+    assert np.asarray(Image.open(tmp_path / "r" / "pairs" / "000001" / "target.jpg")).std() > 40
+
+
+@pytest.mark.parametrize("size", [(1, 300), (300, 1), (1, 1), (7, 5), (200, 30)])
+def test_images_of_unusual_sizes_are_shown(command: Command, tmp_path: Path, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    images = put_main(tmp_path / "images.h5", rng.normal(size=(2, 2, *size)).astype(np.float32))
+    field = put_main(tmp_path / "field.h5", rng.normal(size=(2, 2, *size)).astype(np.float32))
+    arguments = [*arguments_for(images, field), "--dst_path", tmp_path / "r", "--sheet", tmp_path / "s.png"]
+    done = command("review_dataset.py", *arguments, "--size", 100)
+    assert done.code == 0, done.stderr
+    with Image.open(tmp_path / "r" / "pairs" / "000000" / "pulled_0.jpg") as picture:
+        assert list(picture.size) == data_of(tmp_path / "r")["picture"]
+
+
+def test_a_name_that_is_not_utf_8_is_shown(command: Command, files: tuple[Path, Path], tmp_path: Path) -> None:
+    odd = files[0].rename(tmp_path / os.fsdecode(b"odd \xff.h5"))
+    arguments = ["--dst_path", tmp_path / "r", "--sheet", tmp_path / "s.png", "--csv", tmp_path / "t.csv"]
+    done = command("review_dataset.py", *arguments_for(odd, files[1]), *arguments)
+    assert done.code == 0, done.stderr
+    assert data_of(tmp_path / "r")["name"] == r"odd \xff.h5"
+
+
+def test_a_damaged_pair_is_named(command: Command, dataset: Path, tmp_path: Path) -> None:
+    with h5py.File(dataset / NAME) as file:
+        chunk = file["main"].id.get_chunk_info_by_coord((0, 1, 0, 0))
+    content = bytearray((dataset / NAME).read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    (dataset / NAME).write_bytes(content)
+    for arguments in ([], ["--dst_path", tmp_path / "r"]):
+        done = command("review_dataset.py", *arguments_for(dataset / NAME), *arguments)
+        assert done.code == 1
+        assert f"{dataset / NAME}: pair 0 or its field cannot be read or shown" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_folder_of_shards_is_reviewed_as_far_as_it_is_there(command: Command, tmp_path: Path) -> None:
     images = put_main(tmp_path / "images.h5", some_pairs())
     pyramid_of(tmp_path)
@@ -404,6 +505,15 @@ def test_a_dataset_that_is_still_being_written_is_reviewed_as_far_as_it_is_there
     assert done.code == 0, done.stderr
     data = data_of(tmp_path / "r")
     assert (data["columns"]["pair"], data["unfinished"]) == ([0, 2], 1)
+
+
+def test_a_dataset_of_which_nothing_is_done_yet_is_refused(refused: Callable[..., str], dataset: Path) -> None:
+    for path in (dataset / NAME, dataset / f"field_0_{NAME}"):
+        with h5py.File(path, "r+") as file:
+            file["checksum"][...] = 0
+        path.rename(partial_path(path))
+    line = refused("review_dataset.py", *arguments_for(dataset / NAME, dataset / f"field_0_{NAME}"))
+    assert "no pair is there yet with all of its fields" in line
 
 
 def test_notes_facts_and_a_link_stand_beside_a_pair(command: Command, dataset: Path, tmp_path: Path) -> None:

@@ -844,6 +844,17 @@ def test_of_ten_thousand_pairs_only_those_near_the_view_are_made(open_page: Open
     assert page.locator(".cell").count() < 60
 
 
+def test_a_frame_about_a_fold_ends_where_the_image_does(open_page: Open) -> None:
+    boxes = open_page().evaluate("""() => {
+        const boxes = [];
+        const context = {setLineDash() {}, strokeRect: (...box) => boxes.push(box)};
+        const frame = {context, zoom: 10, size: [40, 5], x: (x) => 10 * x, y: (y) => 10 * y};
+        drawFolds(frame, [[0, 0], [1, 0]], 32);
+        return boxes;
+    }""")
+    assert boxes[::2] == [[1, 1, 318, 48], [321, 1, 78, 48]]
+
+
 # The loop
 
 
@@ -880,3 +891,25 @@ def test_what_is_rejected_is_left_out_of_the_dataset(open_page: Open, command: C
     assert kept.code == 0, kept.stderr
     left = json.loads((tmp_path / "spec.json").read_text())["pairs"]
     assert [each["src"]["z_start"] for each in left] == [4, 3]
+
+
+def test_what_an_earlier_review_rejected_stays_left_out(open_page: Open, command: Command, tmp_path: Path) -> None:
+    pairs = [pair(0, 0, 5), pair(16, 32, 4), pair(0, 0, 4, 5), pair(64, 64, 3)]
+    path = put_json(tmp_path / "spec.json", spec_of(image_layer(tmp_path), field_layer(tmp_path), pairs))
+    out, review = tmp_path / "out", tmp_path / "review"
+    assert command("make_dataset.py", *dataset_arguments(path, out)).code == 0
+    left = []
+    for _ in range(2):
+        arguments = ["--image_path", out / NAME, "--dst_path", review, "--parallel", 1, "--overwrite"]
+        assert command("review_dataset.py", *arguments).code == 0
+        page = open_page(review / "index.html", "#pair=0")
+        press(page, "x")
+        rejected = put_json(tmp_path / "rejected.json", saved(page))
+        done = command("make_dataset.py", *dataset_arguments(path, out, "--exclude", rejected, "--update"))
+        assert done.code == 0, done.stderr
+        with h5py.File(out / NAME) as file:
+            left.append(file["pair"][:].tolist())
+    assert left == [[1, 3], [3]]
+    assert text(page, "#said") == (
+        "2 rejected pairs are in rejected.json. This counts 1 from an earlier review, which this dataset does not hold."
+    )

@@ -1,8 +1,9 @@
 """Pairs of one dataset file, or of all shards in a folder, read as one; also of a file that is still being written."""
 
+import resource
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from .stored import SampleReader
 
 _ATTEMPTS = 5  # to open a file while its writer may be flushing it
 _PAUSE_S = 0.5
+_OTHER_FILES = 100  # that a process has open beside those of a folder
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ def open_collection(path: PathLike) -> Collection:
     hidden = path if ".partial." in path.name else partial_path(path)
     if hidden.exists() and (hidden == path or not path.exists()):
         return _unfinished(path, hidden)
+    return _finished(path)
+
+
+def _finished(path: Path) -> Collection:
     data = open_dataset(path)
     count = len(data.main)
     return Collection(path, (data,), np.arange(count), np.ones(count, bool))
@@ -124,7 +130,7 @@ def _folder(folder: Path) -> Collection:
     if not there:
         raise UsageError(f"{folder}: no shards in it: want a folder of FIRST_LAST.h5 files, or one file")
     shards = sorted(there, key=lambda shard: shard.first)
-    numbers = np.concatenate([np.arange(shard.first, shard.last) for shard in shards])
+    _allow_open(len(shards))
     with ExitStack() as stack:
         parts: list[Dataset] = []
         for shard in shards:
@@ -132,10 +138,21 @@ def _folder(folder: Path) -> Collection:
             stack.callback(part.file.close)
             _check_fits(part, shard.count, parts[0] if parts else part)
             parts.append(part)
+        numbers = np.concatenate([np.arange(shard.first, shard.last) for shard in shards])
         if len(np.unique(numbers)) < len(numbers):
             raise UsageError(f"{folder}: some shards hold the same pairs: want each pair once")
         stack.pop_all()
     return Collection(folder, tuple(parts), numbers, np.ones(len(numbers), bool))
+
+
+def _allow_open(files: int) -> None:
+    """Raise this process's limit of open files, which may be 1024, as far as the system lets it for so many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) + files + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _check_fits(part: Dataset, count: int, first: Dataset) -> None:
@@ -147,6 +164,8 @@ def _check_fits(part: Dataset, count: int, first: Dataset) -> None:
 
 def _unfinished(path: Path, hidden: Path) -> Collection:
     def opened() -> Collection:
+        if path.exists() and not hidden.exists():  # finished just now
+            return _finished(path)
         data = open_dataset(hidden, is_written=True)
         try:
             entries = data.file["checksum"][:]

@@ -37,7 +37,8 @@ class SampleReader:
         step = self._roles_in_chunk
         if step and all(self._read(sample, role, values[role : role + step]) for role in range(0, 2, step)):
             return values
-        values[...] = self._main[sample]
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+            values[...] = self._main[sample]
         return values
 
     def _read(self, sample: int, role: int, values: np.ndarray) -> bool:

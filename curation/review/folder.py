@@ -24,6 +24,7 @@ INDEX, DATA, PAIRS, WHEEL = "index.html", "data.js", "pairs", "wheel.png"
 WHEEL_PIXELS = 160
 
 _PAGE = Path(__file__).parent / "page"
+_BEGUN = b"review.load("
 
 
 def check_review_folder(folder: Path, overwrite: bool) -> None:
@@ -31,25 +32,31 @@ def check_review_folder(folder: Path, overwrite: bool) -> None:
     check_destination(folder)
     if not folder.exists():
         return
-    ours = {INDEX, DATA, PAIRS, WHEEL, *(path.name for path in _PAGE.iterdir())}
     names = {path.name for path in folder.iterdir()}
-    if names and not names & {DATA, PAIRS}:
+    if names and not _is_review(folder):
         raise UsageError(f"{folder} holds {sorted(names)[0]} and is no review: want a new folder, or an empty one")
     if INDEX in names and not overwrite:
         raise UsageError(f"{folder} holds a review already: --overwrite replaces it, or take another --dst_path")
-    if not names & ours:
-        raise UsageError(f"{folder} is no review: want a new folder, or an empty one")
+
+
+def _is_review(folder: Path) -> bool:
+    """Whether a review was made or begun there: its data are written first, and nobody else begins a file like that."""
+    try:
+        with open(folder / DATA, "rb") as file:
+            return file.read(len(_BEGUN)) in (b"", _BEGUN)  # nothing, where the disk was full
+    except OSError:
+        return False
 
 
 def begin_review(folder: Path) -> None:
-    """Make the folder, and take the page of an earlier review away."""
+    """Make the folder, and take the page of an earlier review away. From now on, the folder is told to be a review."""
     make_folder(folder)
-    make_folder(folder / PAIRS)
     try:
-        for name in (INDEX, DATA):
-            (folder / name).unlink(missing_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
+        (folder / DATA).write_bytes(script("load", None))
     except OSError as error:
         raise WorkError(f"{folder}: {error.strerror or error}") from error
+    make_folder(folder / PAIRS)
 
 
 def write_pair(folder: Path, place: int, files: Mapping[str, bytes]) -> int:
@@ -72,7 +79,7 @@ def finish_review(folder: Path, data: Mapping[str, Any], places: set[int]) -> No
     kept = {f"{place:06}" for place in places}
     try:
         for path in (folder / PAIRS).iterdir():
-            if path.name not in kept:
+            if path.name.isdecimal() and path.name not in kept:
                 shutil.rmtree(path)
         (folder / DATA).write_bytes(script("load", data))
         (folder / WHEEL).write_bytes(pictures.as_png(pictures.wheel(WHEEL_PIXELS)))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 CONTRAST = 1, 99  # percentiles of the grey values that become black and white
+_LEAST, _MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _SAMPLED = 1 << 16  # pixels from which they are taken
 
 # A field's colours differ in lightness along x and from blue to orange along y, which everybody can tell apart.
@@ -36,7 +37,7 @@ def levels_of(image: np.ndarray) -> tuple[float, float]:
     """The grey values of an image (X, Y) that are shown black and white: percentiles of its valid pixels."""
     step = max(1, int(np.sqrt(image.size / _SAMPLED)))
     some = image[::step, ::step]
-    some = some[np.isfinite(some) & (some != 0)]
+    some = some[np.isfinite(some) & (some != 0)].astype(np.float64)  # in which no difference overflows
     if not some.size:
         return 0.0, 1.0
     low, high = np.percentile(some, CONTRAST)
@@ -46,10 +47,11 @@ def levels_of(image: np.ndarray) -> tuple[float, float]:
 def grey(image: np.ndarray, levels: tuple[float, float]) -> Grey:
     """An image (X, Y) between its levels, see `levels_of`; a pixel is invalid if it is exactly 0, or not finite."""
     invalid = ~np.isfinite(image) | (image == 0)
-    scale = np.float32(255 / (levels[1] - levels[0]))
+    scale = np.float32(min(255 / (levels[1] - levels[0]), _MOST))
     values = np.where(invalid, np.float32(levels[0]), image)
-    values -= np.float32(levels[0])
-    values *= scale
+    with np.errstate(over="ignore"):
+        values -= np.float32(levels[0])
+        values *= scale
     return Grey(np.clip(values, 0, 255, out=values).astype(np.uint8), invalid)
 
 
@@ -77,7 +79,8 @@ def tinted(picture: np.ndarray, invalid: np.ndarray) -> np.ndarray:
 
 def length_at_rim(field: np.ndarray) -> float:
     """A round length, pixels, that few vectors of a field (2, X, Y) exceed; it has the strongest colour."""
-    lengths = np.hypot(*field)
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.hypot(*field)
     lengths = lengths[np.isfinite(lengths)]
     longest = float(np.percentile(lengths, _SCALED_TO)) if lengths.size else 0.0
     if longest <= 0:
@@ -94,7 +97,7 @@ def field_colours(field: np.ndarray, rim: float) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         length = np.hypot(*field)
         finite = np.isfinite(length)
-        strength = 1 / np.maximum(np.where(finite, length, 1), np.float32(rim))
+        strength = 1 / np.maximum(np.where(finite, length, 1), np.float32(min(max(rim, _LEAST), _MOST)))
         along_y, along_x = (np.where(finite, component, 0) * strength for component in field)
     colours = _MIDDLE + along_x[..., None] * _ALONG_X + along_y[..., None] * _ALONG_Y
     colours[~finite] = 0

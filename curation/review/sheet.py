@@ -14,7 +14,8 @@ _GAP = 8
 _LINE = 19
 _TEXT = 13  # pixels, the height of letters
 _INK, _PALE, _PAPER = (20, 20, 20), (95, 95, 95), (255, 255, 255)
-_BAR_SHARE = 0.4  # of a picture's width that the scale bar takes at most
+_LEAST_COLUMN = 110  # pixels, so that headings and the scale bar have room where pictures are narrow
+_BAR_SHARE = 0.4  # of a column's width that the scale bar takes at most
 _STEPS = 1, 2, 5
 
 
@@ -47,22 +48,23 @@ def draw_sheet(title: str, headings: Sequence[str], rows: Sequence[SheetRow], sc
     factor, larger = reduction(size, PICTURE_PIXELS), max(1, PICTURE_PIXELS // max(size))
     small = [[enlarged(reduced(picture, factor), larger) for picture in row.pictures] for row in rows]
     wide, high = small[0][0].size
+    step = max(wide, _LEAST_COLUMN) + _GAP
     text = max(high, _LINE * max(len(row.lines) for row in rows))
     top = _GAP + 2 * _LINE + _GAP
-    whole = _LABEL + len(headings) * (wide + _GAP) + _GAP, top + len(rows) * (text + _GAP) + 2 * _LINE
+    whole = _LABEL + len(headings) * step + _GAP, top + len(rows) * (text + _GAP) + 2 * _LINE
     sheet = Image.new("RGB", whole, _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_TEXT)
     draw.text((_GAP, _GAP), title, _INK, font)
     for column, heading in enumerate(headings):
-        draw.text((_LABEL + column * (wide + _GAP), _GAP + _LINE), heading, _PALE, font)
+        draw.text((_LABEL + column * step, _GAP + _LINE), heading, _PALE, font)
     for place, (row, pictures) in enumerate(zip(rows, small, strict=True)):
         y = top + place * (text + _GAP)
         for line, words in enumerate(row.lines):
             draw.text((_GAP, y + line * _LINE), words, _PALE if line else _INK, font)
         for column, picture in enumerate(pictures):
-            sheet.paste(picture, (_LABEL + column * (wide + _GAP), y))
-    pixels, name = Scale(scale.size * factor / larger, scale.unit).bar(int(wide * _BAR_SHARE))
+            sheet.paste(picture, (_LABEL + column * step, y))
+    pixels, name = Scale(scale.size * factor / larger, scale.unit).bar(int((step - _GAP) * _BAR_SHARE))
     x, y = _LABEL, whole[1] - _LINE
     draw.rectangle((x, y, x + round(pixels) - 1, y + 4), _INK)
     draw.text((x + round(pixels) + _GAP, y - _TEXT // 2 + 1), name, _INK, font)

@@ -162,7 +162,7 @@ def places_of(images: Dataset | Collection, prior: Dataset | Collection) -> np.n
     matched = np.flatnonzero((places >= 0) & images.done & prior.done[places])
     for name in names & set(images.arrays) & set(prior.arrays):
         ours, theirs = images.arrays[name][matched], prior.arrays[name][places[matched]]
-        differs = (ours != theirs).reshape(len(matched), -1).any(axis=1)
+        differs = (ours != theirs).any(axis=tuple(range(1, ours.ndim)))
         if differs.any():
             first = int(differs.argmax())
             raise UsageError(

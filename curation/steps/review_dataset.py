@@ -1,11 +1,13 @@
 """From a finished or growing dataset to what people look at: a page, a contact sheet, a table and a summary."""
 
+import os
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from .. import runner
@@ -13,14 +15,14 @@ from ..annotations.coordinate_spaces import Resolution
 from ..datasets.collection import Collection, open_collection
 from ..datasets.facts import QUALITY_FACTS
 from ..errors import UsageError, WorkError
-from ..files import check_destination, check_name, make_folder
+from ..files import check_destination, check_name, make_folder, shown, shown_name
 from ..progress import progress, say
 from ..review.folder import begin_review, check_review_folder, finish_review
 from .pair_quality import PairMeasurer, check_same_mip
 from .report import size_text, table
 from .review_outputs import Reviewed, histograms, page_data, summary, write_csv, write_sheet
 from .review_texts import PairTexts, spec_of
-from .review_work import PictureOptions, ReviewedPair, ReviewWork, look_at
+from .review_work import PictureOptions, ReviewedPair, ReviewWork, is_growing, look_at, told_of
 
 LONGEST_RUN = 8  # pairs given to a worker at a time
 _TRIED = 4  # pairs from whose pictures the size of all is estimated
@@ -95,6 +97,10 @@ def _check_outputs(options: ReviewOptions, folder: Path | None) -> None:
         if path is not None:
             check_destination(Path(path).parent)
             check_name(path)
+            if h5py.is_hdf5(path):
+                raise UsageError(f"{path} is an HDF5 file, which would be replaced: want another name")
+    if options.csv and options.sheet and os.path.abspath(options.csv) == os.path.abspath(options.sheet):
+        raise UsageError(f"{options.csv} is the table and the sheet: want two names")
 
 
 def _lines(options: ReviewOptions, reviewed: Reviewed) -> list[tuple[str, str]]:
@@ -125,6 +131,11 @@ class _Opened:
     resolution: Resolution | None
     no_link: str
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether a file is still being written."""
+        return is_growing(self.images, *self.fields)
+
 
 def _open(options: ReviewOptions, stack: ExitStack) -> _Opened:
     images = stack.enter_context(closing(open_collection(options.image_path)))
@@ -151,19 +162,21 @@ def _resolution(images: Collection) -> tuple[Resolution | None, str]:
 
     spec = spec_of(images)
     if spec is None or "start" not in images.arrays:
-        return None, f"{images.path} does not say which volume its images are from"
+        return None, f"{shown(images.path)} does not say which volume its images are from"
     try:
         return read_extent(spec.image.path).resolution, ""
     except (UsageError, WorkError) as error:
-        return None, f"the voxel size of the volume cannot be read ({error})"
+        return None, f"the voxel size of the volume cannot be read ({shown(str(error))})"
 
 
 def _announce(folder: Path, options: PictureOptions, opened: _Opened) -> None:
     """Say how large the review will be, by that of some of its pairs, before any of it is written."""
     tried = opened.pairs[np.linspace(0, len(opened.pairs) - 1, min(_TRIED, len(opened.pairs))).astype(int)]
-    looks = (look_at(opened.images, opened.measurers, place) for place in tried.tolist())
-    sizes = [look.bytes(options) for look in looks]
-    size = int(np.mean(sizes) * len(opened.pairs))
+    sizes = []
+    for place in tried.tolist():
+        with suppress(WorkError) if opened.is_growing else nullcontext(), told_of(opened.images, place):
+            sizes.append(look_at(opened.images, opened.measurers, place).bytes(options))
+    size = int(np.mean(sizes or 0) * len(opened.pairs))
     free = shutil.disk_usage(folder if folder.exists() else folder.absolute().parent).free
     if size > free:
         raise UsageError(
@@ -212,5 +225,5 @@ def _run(work: ReviewWork, opened: _Opened, options: ReviewOptions) -> Reviewed:
 
 def _labels(paths: Sequence[str]) -> tuple[str, ...]:
     """Short names for field files, which differ from one another."""
-    names = tuple(Path(path).name.removesuffix(".h5") for path in paths)
-    return names if len(set(names)) == len(names) else tuple(paths)
+    names = tuple(shown_name(path).removesuffix(".h5") for path in paths)
+    return names if len(set(names)) == len(names) else tuple(map(shown, paths))

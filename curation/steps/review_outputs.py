@@ -12,14 +12,14 @@ from .. import __version__
 from ..annotations.viewer_states import commands_to_serve
 from ..datasets.collection import Collection
 from ..errors import WorkError
-from ..files import PathLike, publish, written_whole
+from ..files import PathLike, publish, shown_name, written_whole
 from ..provenance import parsed, sha256
 from ..quality import WINDOW
 from ..review import pictures
 from ..review.sheet import Scale, SheetRow, draw_sheet
 from .pair_quality import PairMeasurer, QualityTable
 from .review_texts import SHOWN_OF_NOTE, PairTexts
-from .review_work import PairLook, PictureOptions, look_at
+from .review_work import PairLook, PictureOptions, look_at, told_of
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def page_data(reviewed: Reviewed, options: PictureOptions) -> dict[str, Any]:
     fields_at = np.stack([measurer.places for measurer in reviewed.measurers] or [images.numbers[:0]], axis=-1)
     measures = [each for each in (*MEASURES, *BEFORE, *GENERAL) if reviewed.has(each)]
     return {
-        "name": images.path.name,
+        "name": shown_name(images.path),
         "key": _key(images),
         "version": __version__,
         "unfinished": reviewed.missing,
@@ -197,13 +197,13 @@ _TITLES = {"worst": "the worst first", "best": "the best first", "spread": "from
 def write_sheet(path: PathLike, reviewed: Reviewed, rows: int, order: str) -> None:
     """A PNG file with a row for each of some pairs. order: "worst", "best" or "spread"."""
     entries = _chosen(reviewed, rows, order)
-    looks = [look_at(reviewed.images, reviewed.measurers, int(reviewed.places[entry])) for entry in entries]
-    drawn = [
-        SheetRow(tuple(_label(reviewed, entry)), _sheet_pictures(look))
-        for entry, look in zip(entries, looks, strict=True)
-    ]
+    drawn = []
+    for entry, place in zip(entries, reviewed.places[entries].tolist(), strict=True):
+        with told_of(reviewed.images, place):
+            look = look_at(reviewed.images, reviewed.measurers, place)
+            drawn.append(SheetRow(tuple(_label(reviewed, entry)), _sheet_pictures(look)))
     headings = ["source", "target", "overlay before", "overlay after"][: len(drawn[0].pictures)]
-    title = f"{reviewed.images.path.name}: {len(drawn)} of {len(reviewed.places)} pairs, {_TITLES[order]}"
+    title = f"{shown_name(reviewed.images.path)}: {len(drawn)} of {len(reviewed.places)} pairs, {_TITLES[order]}"
     resolution, mip = reviewed.texts.resolution, reviewed.images.mip
     scale = Scale(1, "px") if resolution is None or mip is None else Scale(resolution[0] * 2**mip, "nm")
     content = pictures.as_png(draw_sheet(title, headings, drawn, scale))

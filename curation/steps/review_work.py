@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,14 +70,17 @@ class ReviewWork:
             )
             measurers = [PairMeasurer(images, each) for each in fields]
             texts = PairTexts(images, fields, self.resolution)
-            is_growing = not all(each.done.all() for each in (images, *fields))
+            growing = is_growing(images, *fields)
             for number, place in pairs:
-                try:
-                    yield number, self._reviewed(look_at(images, measurers, place), texts, place)
-                except (OSError, RuntimeError) as error:
-                    if not is_growing or isinstance(error, WorkError):
-                        raise WorkError(f"{images.path}: pair {place} cannot be read or shown: {error}") from error
+                look = None
+                with suppress(WorkError) if growing else nullcontext(), told_of(images, place):
+                    look = look_at(images, measurers, place)
+                if look is None:
                     yield number, None
+                    continue
+                with told_of(images, place):
+                    reviewed = self._reviewed(look, texts, place)
+                yield number, reviewed
 
     def _reviewed(self, look: "PairLook", texts: PairTexts, place: int) -> ReviewedPair:
         written = 0
@@ -195,6 +198,22 @@ class PairLook:
                 for look, pulled in zip(self.fields, self.grey_pulled, strict=True)
             ],
         }
+
+
+def is_growing(*files: Collection) -> bool:
+    """Whether one of the files is still being written."""
+    return not all(each.done.all() for each in files)
+
+
+@contextmanager
+def told_of(images: Collection, place: int) -> Iterator[None]:
+    """Say which pair it was where files cannot be read, or pictures not be made."""
+    try:
+        yield
+    except WorkError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise WorkError(f"{images.path}: pair {place} or its field cannot be read or shown: {error}") from error
 
 
 def look_at(images: Collection, measurers: Sequence[PairMeasurer], place: int) -> PairLook:

@@ -75,6 +75,11 @@ class Dataset {
     return this._pairs.get(this.eitherText(index));
   }
 
+  /** Whether there is a pair of two boxes, as `eitherText` tells them. */
+  holds(text) {
+    return this._pairs.has(text);
+  }
+
   _gathered() {
     const pairs = new Map();
     for (let index = 0; index < this.count; index++) {

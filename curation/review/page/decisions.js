@@ -85,15 +85,31 @@ class Decisions {
     return {index, said: this._saidOfBoth(index, last.rejected ? "rejected again" : "kept again")};
   }
 
-  /** What stands in rejected.json. */
+  /**
+   * What stands in rejected.json. The dataset may have been made without pairs that an earlier review rejected: these
+   * stand there too, as they would otherwise come back when it is made again.
+   */
   file() {
     const entries = Array.from({length: this.dataset.count}, (_, index) => index);
     const tagged = entries.filter((index) => !this.isRejected(index) && this.ownTags(index).length);
     return {
       from: this.dataset.name,
-      pairs: entries.filter((index) => this.isRejected(index)).map((index) => this._entry(index)),
+      pairs: [...entries.filter((index) => this.isRejected(index)).map((index) => this._entry(index)), ...this._gone()],
       tagged: tagged.map((index) => this._entry(index)),
     };
+  }
+
+  /** Rejected pairs that this dataset does not hold. Which direction they had does not matter. */
+  _gone() {
+    const texts = [...this._rejected].filter((text) => !this.dataset.holds(text) && Decisions.STARTS.test(text));
+    return texts.map((text) => {
+      const [src, tgt] = text.split(" and ").map((start) => this._box(start.split(",").map(Number)));
+      return {src, tgt, tags: []};
+    });
+  }
+
+  _box([x, y, z]) {
+    return {x_start: x, y_start: y, z_start: z};
   }
 
   _entry(index) {
@@ -101,7 +117,7 @@ class Decisions {
     const start = this.dataset.start(index);
     const tags = this.ownTags(index);
     if (!start) return {pair: place[index], tags};
-    const [src, tgt] = start.map(([x, y, z]) => ({x_start: x, y_start: y, z_start: z}));
+    const [src, tgt] = start.map(this._box);
     return {src, tgt, pair: pair[index], tags};
   }
 
@@ -142,6 +158,7 @@ class Decisions {
   }
 }
 
+Decisions.STARTS = /^-?\d+,-?\d+,-?\d+ and -?\d+,-?\d+,-?\d+$/;
 Decisions.NOT_KEPT =
   "This browser does not keep your decisions. Save rejected.json before you close or reload this page.";
 Decisions.DAMAGED = "The decisions that this browser had kept could not be read. The review begins anew.";

@@ -156,10 +156,11 @@ function writeMap(frame, map, step) {
 }
 
 function drawFolds(frame, folds, step) {
-  const {context, zoom} = frame;
+  const {context, zoom, size} = frame;
   context.lineWidth = 2;
   for (const [i, j] of folds) {
-    const box = [frame.x(i * step) + 1, frame.y(j * step) + 1, step * zoom - 2, step * zoom - 2];
+    const [wide, tall] = [i, j].map((at, axis) => Math.min(step, size[axis] - at * step) * zoom - 2);
+    const box = [frame.x(i * step) + 1, frame.y(j * step) + 1, wide, tall];
     context.setLineDash([]);
     context.strokeStyle = "#000";
     context.strokeRect(...box);

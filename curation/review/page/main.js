@@ -191,7 +191,10 @@ class Review {
     const link = element("a", {href: URL.createObjectURL(blob), download: "rejected.json"});
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    const pairs = `${file.pairs.length.toLocaleString("en")} rejected pairs are in rejected.json.`;
+    const number = (count) => count.toLocaleString("en");
+    const gone = file.pairs.length - this.decisions.rejectedCount();
+    const earlier = gone ? ` This counts ${number(gone)} from an earlier review, which this dataset does not hold.` : "";
+    const pairs = `${number(file.pairs.length)} rejected pairs are in rejected.json.${earlier}`;
     this.say(this.dataset.columns.start ? pairs : `${pairs} ${Review.NO_STARTS}`);
   }
 
