@@ -47,13 +47,15 @@ class PairBoxes:
 
     @classmethod
     def joined(cls, several: Sequence["PairBoxes"]) -> "PairBoxes":
-        """All pairs, each of them once: where it is there several times, its boxes hold all of those that it has."""
+        """All pairs, each of them once. Boxes of the same start become one that holds them all, in all pairs."""
         starts, corners = (np.concatenate([getattr(each, name) for each in several]) for name in ("starts", "corners"))
-        kept, place = np.unique(first_alike(narrow(starts)), return_inverse=True)
-        joined = corners[kept]
-        np.minimum.at(joined[:, :, LOW], place, corners[:, :, LOW])
-        np.maximum.at(joined[:, :, HIGH], place, corners[:, :, HIGH])
-        return cls(starts[kept], joined)
+        boxes, flat = narrow(starts).reshape(-1, 1, 3), corners.reshape(-1, 2, 3)
+        place = first_alike(boxes.repeat(2, axis=1))  # each box as a pair with itself
+        joined = flat.copy()
+        np.minimum.at(joined[:, LOW], place, flat[:, LOW])
+        np.maximum.at(joined[:, HIGH], place, flat[:, HIGH])
+        kept = np.unique(first_alike(narrow(starts)))
+        return cls(starts[kept], joined[place].reshape(-1, 2, 2, 3)[kept])
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,12 @@ def divide(pairs: PairBoxes, fractions: Sequence[float], by: str, gap: int, seed
     boxes = _thick(pairs, gap)
     if by == "point":
         return _by_components(boxes, fractions, rng)
-    low, high = (
-        boxes[:, :, side].min(axis=1) if side == LOW else boxes[:, :, side].max(axis=1) for side in (LOW, HIGH)
-    )
-    axes = _AXES[by]
+    low = boxes[:, :, LOW].min(axis=1)[:, _AXES[by]]
+    high = boxes[:, :, HIGH].max(axis=1)[:, _AXES[by]]
+    if by == "block":  # a part may be cut off at either end of an axis
+        low, high = np.concatenate([low, -high], axis=1), np.concatenate([high, -low], axis=1)
     order = rng.permutation(len(fractions))
-    part = _by_cuts(low[:, axes], high[:, axes], [fractions[place] for place in order])
+    part = _by_cuts(low, high, [fractions[place] for place in order])
     if part is None:
         raise UsageError(
             f"{pairs_text(len(low))} cannot be divided by {by} into {len(fractions)} parts, as too few boxes lie "
@@ -212,7 +214,7 @@ def _best_cut(low: np.ndarray, high: np.ndarray, share: float, parts: int) -> tu
             before = np.searchsorted(ends, places, side="right")
             behind = len(begins) - np.searchsorted(begins, places)
             reached = np.minimum(before / share, behind / (1 - share))
-            reached[places > _last_begin(low[:, axis], high[:, axis], needed)] = 0
+            reached[(places > _last_begin(low[:, axis], high[:, axis], needed)) | (behind < parts)] = 0
             at = int(reached.argmax())
             if reached[at] > 0 and (best is None or reached[at] > best[0]):
                 best = float(reached[at]), axis, int(places[at])
@@ -262,19 +264,20 @@ def split_text(split: Split) -> Iterator[str]:
     for number, part in enumerate(split.parts):
         yield ",\n" if number else "\n"
         yield f'    {{"name": {json.dumps(part.name)}, "fraction": {json.dumps(part.fraction)}, "pairs": '
-        yield from _list_text(part.pairs)
+        yield from _list_text(part.pairs, "    ")
         yield "}"
     yield '\n  ],\n  "left_out": '
-    yield from _list_text(split.left_out)
+    yield from _list_text(split.left_out, "  ")
     yield "\n}\n"
 
 
-def _list_text(pairs: np.ndarray) -> Iterator[str]:
-    separator = "[\n      "
+def _list_text(pairs: np.ndarray, indent: str) -> Iterator[str]:
+    line = f"\n{indent}  "
+    separator = "["
     for block in pair_texts(pairs):
-        yield separator + ",\n      ".join(block)
-        separator = ",\n      "
-    yield "\n    ]" if len(pairs) else "[]"
+        yield separator + line + f",{line}".join(block)
+        separator = ","
+    yield f"\n{indent}]" if len(pairs) else "[]"
 
 
 def read_split(path: PathLike) -> Split:
