@@ -21,6 +21,7 @@ from small_jobs import image_layer, put_json, spec_of
 
 from curation.boxes import snap
 from curation.spec import Spec, check_levels, parse_spec, read_spec
+from curation.splits import read_split
 
 pytest_plugins = ["walked"]
 
@@ -108,6 +109,9 @@ def test_an_example_in_json_is_what_it_looks_like(block: Block, command: Command
     if "image" in example:
         check_levels(parse_spec(block.text.encode()))
         assert read_spec(put_json(tmp_path / "spec.json", example), template=True).max_mip == example["max_mip"]
+        return
+    if "parts" in example:
+        assert [part.name for part in read_split(put_json(tmp_path / "split.json", example)).parts] == ["train", "test"]
         return
     template = put_json(tmp_path / "template.json", spec_of(_wide_layer(tmp_path), pairs=[]))
     if "layers" in example:

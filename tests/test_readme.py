@@ -4,7 +4,7 @@ import re
 
 import pytest
 from commands import ROOT
-from pages import README, Walk, text_of
+from pages import DOCS, README, Walk, blocks, text_of
 
 pytest_plugins = ["walked"]
 
@@ -27,8 +27,12 @@ def test_the_readme_shows_the_table_that_the_commands_print(demo: Walk) -> None:
 
 
 def test_every_script_is_run(demo: Walk) -> None:
+    """By the README's commands, or by those of another page, which a test of the pages runs."""
     scripts = {path.name for path in ROOT.glob("*.py")}
-    assert scripts <= set(re.findall(r"^\$ python (\S+)", demo.output, re.MULTILINE))
+    run = set(re.findall(r"^\$ python (\S+)", demo.output, re.MULTILINE))
+    for block in (block for page in DOCS for block in blocks(page, "sh")):
+        run |= set(re.findall(r"^python (\S+)", block.text, re.MULTILINE))
+    assert scripts <= run
 
 
 def test_the_commands_can_be_pasted_after_the_demo_and_over_an_earlier_walk(walk: Walk) -> None:

@@ -17,7 +17,14 @@ from volumes_made import make_layer
 from curation import cli
 from curation.steps.verify_dataset import faults
 
-SCRIPTS = ("create_spec.py", "make_dataset.py", "download_image.py", "generate_fields.py", "concat_fields.py")
+SCRIPTS = (
+    "create_spec.py",
+    "make_dataset.py",
+    "download_image.py",
+    "generate_fields.py",
+    "concat_fields.py",
+    "split_pairs.py",
+)
 
 Fails = Callable[..., str]
 

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "curation"
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 PLUMBING = {"cli", "errors", "files", "provenance", "runner", "progress", "stores", "machine"}
-ARITHMETIC = {"boxes", "fields", "quality", "samples"}
-SPEC = {"spec", "pair_selection"}
+ARITHMETIC = {"boxes", "fields", "quality", "samples", "tissue"}
+SPEC = {"spec", "pair_selection", "splits"}
 
 # What each part may import beside itself.
 MAY_IMPORT: dict[str, set[str]] = {
