@@ -29,7 +29,8 @@ class SampleReader:
     def __init__(self, main: h5py.Dataset) -> None:
         self._main = main
         self._roles_in_chunk = _roles_in_chunk(main)
-        self._descriptor = main.file.id.get_vfd_handle() if self._roles_in_chunk else -1
+        self._chunks = _chunks(main, self._roles_in_chunk) if self._roles_in_chunk else {}
+        self._descriptor = main.file.id.get_vfd_handle() if self._chunks else -1
 
     def __call__(self, sample: int, empty: Empty | None = None) -> np.ndarray:
         """One sample, (2, X, Y). empty: makes the array that it is read into."""
@@ -42,16 +43,37 @@ class SampleReader:
 
     def _read(self, sample: int, role: int, values: np.ndarray) -> bool:
         """Read one chunk into contiguous float32; whether that was possible."""
-        with suppress(OSError, RuntimeError, ValueError, _NotInflated):
-            info = self._main.id.get_chunk_info_by_coord((sample, role, 0, 0))
-            if info.byte_offset is None or info.filter_mask not in (0, WITHOUT_SHUFFLE):
-                return False
-            stored = os.pread(self._descriptor, info.size, info.byte_offset)
-            content = isal_zlib.decompress(stored, _ZLIB, values.nbytes)  # which compares the checksum at the end
+        offset, size, skipped = self._chunks.get((sample, role), _NOWHERE)
+        if skipped not in (0, WITHOUT_SHUFFLE):
+            return False
+        with suppress(OSError, _NotInflated):
+            stored = os.pread(self._descriptor, size, offset)
+            # It compares the checksum at the end. With one byte of room left, it need not grow the array to see the end.
+            content = isal_zlib.decompress(stored, _ZLIB, values.nbytes + 1)
             if len(content) == values.nbytes:
-                _unshuffle(np.frombuffer(content, np.uint8), values, info.filter_mask == 0)
+                _unshuffle(np.frombuffer(content, np.uint8), values, skipped == 0)
                 return True
         return False
+
+
+_NOWHERE = (0, 0, -1)
+
+
+def _chunks(main: h5py.Dataset, roles_in_chunk: int) -> dict[tuple[int, int], tuple[int, int, int]]:
+    """Where the chunk of a sample and a role lies: its place in the file, its size, and HDF5's filter mask.
+
+    HDF5 looks through all chunks to find one, so it is asked once. Where it cannot tell, there are no chunks.
+    """
+    found = {}
+
+    def note(chunk: Any) -> None:
+        if chunk.byte_offset is not None:
+            found[chunk.chunk_offset[:2]] = chunk.byte_offset, chunk.size, chunk.filter_mask
+
+    with suppress(OSError, RuntimeError, ValueError):
+        main.id.chunk_iter(note)
+        return found
+    return {}
 
 
 def _unshuffle(content: np.ndarray, values: np.ndarray, is_shuffled: bool) -> None:
