@@ -48,7 +48,7 @@ class SampleReader:
             return False
         with suppress(OSError, _NotInflated):
             stored = os.pread(self._descriptor, size, offset)
-            # It compares the checksum at the end. With one byte of room left, it need not grow the array to see the end.
+            # It compares the checksum at the end. With a byte of room left, it need not grow the array to see the end.
             content = isal_zlib.decompress(stored, _ZLIB, values.nbytes + 1)
             if len(content) == values.nbytes:
                 _unshuffle(np.frombuffer(content, np.uint8), values, skipped == 0)
