@@ -1,12 +1,14 @@
 """How many pairs a second a DataLoader gives to a training program, by dataset class and number of workers.
 
-    python benchmarks/loading.py [--size 1024] [--pairs 64] [--workers 0 2 4] [--rounds 3] [--images FOLDER]
+    python benchmarks/loading.py [--size 1024] [--pairs 32] [--workers 0 2 4] [--rounds 3] [--images FOLDER]
 
 The classes take turns in each round, and the median of the rounds is shown. Each reads the same files, which are made
 in a temporary folder as make_dataset.py stores them. FOLDER holds real sections as PNG files; without it, the images
 are smoothed noise. A batch is one pair. It is copied once when it arrives, as a training program copies it to a GPU.
 
-    PairDataset     curation.training.PairDataset
+    in_threads      curation.training.PairDataset, with as many threads as the others have workers
+    collate         curation.training.PairDataset, with the collate_fn that stands beside it
+    PairDataset     curation.training.PairDataset, with the default collate_fn
     plain           a class that opens the files with h5py in each worker, and reads main[i]
     opened at once  the class of the original trainer: it opens the files as it is made, and makes masks of black pixels
 """
@@ -16,7 +18,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from curation import fields
 from curation.datasets.chunks import encode
 from curation.datasets.layout import Layout
-from curation.training import Item, PairDataset
+from curation.training import Item, PairDataset, collate, in_threads
 
 GRID = 32  # pixels between the vectors of a field, which is smooth between them
 KINDS = 8  # pairs that differ; the others repeat them
@@ -72,17 +75,32 @@ class OpenedAtOnce(Dataset[Item]):
         return {"src": source, "tgt": target, "src_zeros": source == 0, "tgt_zeros": target == 0, "src_field": prior}
 
 
-CLASSES: dict[str, Callable[[Path, Path], Dataset[Item]]] = {
-    "PairDataset": PairDataset,
-    "plain": Plain,
-    "opened at once": OpenedAtOnce,
+@dataclass(frozen=True)
+class Way:
+    """A way to load. threads: the workers are threads."""
+
+    make: Callable[[Path, Path], Dataset[Item]]
+    collate_fn: Callable[[list[Item]], Item] | None = None
+    threads: bool = False
+
+    def batches(self, loader: DataLoader[Item], workers: int) -> Iterable[Item]:
+        """The batches of an epoch."""
+        return in_threads(loader, workers) if self.threads and workers else loader
+
+
+WAYS = {
+    "in_threads": Way(PairDataset, threads=True),
+    "collate": Way(PairDataset, collate),
+    "PairDataset": Way(PairDataset),
+    "plain": Way(Plain),
+    "opened at once": Way(OpenedAtOnce),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1024, help="pixels along a side")
-    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=Path, help="folder of sections as PNG files")
@@ -93,22 +111,24 @@ def main() -> None:
         paths = made(Path(name), args.size, args.pairs, args.images)
         for _ in range(args.rounds):
             for workers in args.workers:
-                for called, make in CLASSES.items():
-                    rates.setdefault((called, workers), []).append(rate(make(*paths), workers))
+                for called, way in WAYS.items():
+                    rates.setdefault((called, workers), []).append(rate(way, paths, workers))
     print(f"{'pairs per second':20}" + "".join(f"{f'{workers} workers':>12}" for workers in args.workers))
-    for called in CLASSES:
+    for called in WAYS:
         shown = (statistics.median(rates[called, workers]) for workers in args.workers)
         print(f"{called:20}" + "".join(f"{each:12.1f}" for each in shown))
 
 
-def rate(dataset: Dataset[Item], workers: int) -> float:
-    """Pairs per second in the second epoch, in which workers are there already."""
-    how: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "fork"} if workers else {}
-    loader = DataLoader(dataset, batch_size=1, shuffle=True, num_workers=workers, **how)
+def rate(way: Way, paths: tuple[Path, Path], workers: int) -> float:
+    """Pairs per second in the second epoch, in which worker processes are there already."""
+    how: dict[str, Any] = {"collate_fn": way.collate_fn}
+    if workers and not way.threads:
+        how |= {"num_workers": workers, "persistent_workers": True, "multiprocessing_context": "fork"}
+    loader = DataLoader(way.make(*paths), batch_size=1, shuffle=True, **how)
     copies: dict[str, torch.Tensor] = {}
 
     def epoch() -> None:
-        for batch in loader:
+        for batch in way.batches(loader, workers):
             for key, values in batch.items():
                 copies.setdefault(key, torch.empty_like(values)).copy_(values)
 

@@ -1,7 +1,9 @@
 """Datasets as a training program reads them: pairs, their fields and what is known of them, as tensors."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ import msgspec
 import numpy as np
 import torch
 from msgspec import Struct
-from torch.utils.data import Dataset
+from torch.multiprocessing import get_sharing_strategy
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from .datasets.collection import Collection, open_collection
 from .datasets.facts import BOX_FACTS, PAIR_FACTS, Stored
@@ -19,6 +22,7 @@ from .datasets.matching import check_same_mip, places_of
 from .datasets.seal import DamageError, reading
 from .errors import UsageError, WorkError, numbered
 from .files import PathLike
+from .machine import usable_cores
 from .spec import Start
 
 Item = dict[str, torch.Tensor]
@@ -190,6 +194,91 @@ def _shared(number: torch.Tensor) -> torch.Tensor:
     """The same, in memory that is shared with worker processes."""
     shared: torch.Tensor = number.share_memory_()  # type: ignore[no-untyped-call]
     return shared
+
+
+# Loading
+
+
+def collate(items: Sequence[Any]) -> Any:
+    """The batch that the default `collate_fn` makes of items, at less cost in a worker process.
+
+    A worker hands each tensor over in memory that it shares with the training. To make such memory and to tell the
+    training of it takes long, so all tensors of a batch lie in one piece of it, which is written like a file.
+    """
+    if get_worker_info() is None or not _fit_one_piece(items):
+        return default_collate(list(items))
+    sizes = [-(-values.nbytes * len(items) // _ALIGNED) * _ALIGNED for values in items[0].values()]
+    shared: Any = torch.UntypedStorage  # as the default does, but torch has no types for it
+    piece = shared._new_shared(sum(sizes))
+    descriptor, _ = piece._share_fd_cpu_()
+    flat: Any = torch.empty(0, dtype=torch.uint8).set_(piece)
+    batch = {}
+    for (name, first), part in zip(items[0].items(), flat.split(sizes), strict=True):
+        for place, item in enumerate(items):
+            _write(descriptor, item[name].numpy(), part.storage_offset() + place * first.nbytes)
+        batch[name] = part[: first.nbytes * len(items)].view(first.dtype).view(len(items), *first.shape)
+    return batch
+
+
+_ALIGNED = 64  # bytes
+
+
+def _fit_one_piece(items: Sequence[Any]) -> bool:
+    """Whether items are tensors of the same names, shapes and types, and shared memory is a file to be written to."""
+    if get_sharing_strategy() != "file_descriptor":  # type: ignore[no-untyped-call]
+        return False
+    if not all(isinstance(item, dict) and all(map(torch.is_tensor, item.values())) for item in items):
+        return False
+    forms = [{name: (values.shape, values.dtype) for name, values in item.items()} for item in items]
+    return all(form == forms[0] for form in forms)
+
+
+def _write(descriptor: int, values: np.ndarray, begin: int) -> None:
+    left = np.ascontiguousarray(values).reshape(-1).data.cast("B")
+    while left:
+        written = os.pwrite(descriptor, left, begin)
+        left, begin = left[written:], begin + written
+
+
+def in_threads(loader: DataLoader[Any], threads: int | None = None) -> Iterator[Any]:
+    """The batches of a DataLoader without workers, in its order, read ahead in threads of this process.
+
+    Files are read and inflated outside of Python's lock, so that threads do the work of worker processes. They need not
+    hand anything over, which takes a worker process about as long as the reading. At most 2 batches for each thread are
+    ready or being read at a time. A transform is called in the threads.
+
+    threads: how many; None is one for each usable core. A `UsageError` if the loader has workers or pins memory.
+
+    >>> loader = DataLoader(PairDataset("images.h5"), batch_size=2, shuffle=True)
+    >>> sum(len(batch["pair"]) for batch in in_threads(loader, 2))
+    5
+    """
+    if loader.num_workers or loader.pin_memory:
+        raise UsageError("in_threads wants a DataLoader with num_workers=0 and pin_memory=False")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}: want 1 or more")
+    return _read_ahead(loader, threads or usable_cores())
+
+
+def _read_ahead(loader: DataLoader[Any], threads: int) -> Iterator[Any]:
+    pool = ThreadPoolExecutor(threads)
+    ahead: deque[Future[Any]] = deque()
+    try:
+        for indices in loader.sampler if loader.batch_sampler is None else loader.batch_sampler:
+            ahead.append(pool.submit(_loaded, loader, indices))
+            if len(ahead) >= 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _loaded(loader: DataLoader[Any], indices: Any) -> Any:
+    """A batch, or an item if the loader makes no batches."""
+    if loader.batch_sampler is None:
+        return loader.collate_fn(loader.dataset[indices])
+    return loader.collate_fn([loader.dataset[index] for index in indices])
 
 
 # Files

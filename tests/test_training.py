@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from curation.datasets.facts import BOX_FACTS, QUALITY_FACTS
 from curation.datasets.partial import partial_path
 from curation.errors import UsageError, WorkError
 from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
-from curation.training import Item, PairDataset
+from curation.training import Item, PairDataset, collate, in_threads
 
 PAIRS = [pair(0, 0, 5), pair(16, 32, 4), pair(64, 64, 3), pair(32, 0, 3), pair(0, 48, 2)]
 X, Y = 32, 16
@@ -143,12 +144,13 @@ def test_the_example_of_the_class_runs(images: Path, fields: Path, tmp_path: Pat
     for path, name in ((images, "images.h5"), (fields, "fields.h5")):
         (tmp_path / name).symlink_to(path)
     results = doctest.testmod(training)
-    assert (results.failed, results.attempted) == (0, 4)
+    assert (results.failed, results.attempted) == (0, 6)
 
 
 # Workers
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (4, "fork"), (2, "forkserver"), (2, "spawn")])
 def test_all_workers_give_the_same_items_in_every_epoch(
     workers: int, method: str | None, images: Path, fields: Path
@@ -174,6 +176,80 @@ def test_all_workers_give_the_same_items_in_every_epoch(
         by_epoch.append([item["crop_start"].tolist() for item in found])
     assert len(by_epoch[0]) == len(PAIRS)
     assert by_epoch[0] != by_epoch[1]
+
+
+def _of_many_shapes(item: Item) -> Any:
+    return {"index": torch.zeros(int(item["index"]))}
+
+
+def _of_words(item: Item) -> Any:
+    return {"index": item["index"], "name": f"pair {item['pair']}"}
+
+
+def test_collate_leaves_what_is_no_item_to_the_default(images: Path) -> None:
+    def batches(transform: Callable[[Item], Any]) -> Any:
+        dataset = PairDataset(images, transform=transform)
+        return list(
+            DataLoader(dataset, batch_size=3, collate_fn=collate, num_workers=1, multiprocessing_context="fork")
+        )
+
+    assert batches(_of_words)[1]["name"] == ["pair 3", "pair 4"]
+    with pytest.raises(RuntimeError, match="equal size"):
+        batches(_of_many_shapes)
+
+
+@pytest.mark.parametrize("batch_size", [2, None])
+def test_threads_give_what_the_loader_gives(batch_size: int | None, images: Path, fields: Path) -> None:
+    loader = DataLoader(PairDataset(images, fields), batch_size=batch_size)
+    for threads in (1, 3):
+        for found, expected in zip(in_threads(loader, threads), loader, strict=True):
+            assert_same(found, expected)
+
+
+def test_threads_read_at_the_same_time_and_not_too_far_ahead(images: Path) -> None:
+    both, begun = threading.Barrier(2, timeout=30), []
+
+    def transform(item: Item) -> Item:
+        begun.append(int(item["index"]))
+        if item["index"] < 2:
+            both.wait()  # each of the first two waits until the other is being read
+        return item
+
+    loader = DataLoader(PairDataset([images] * 4, transform=transform))
+    batches = in_threads(loader, 2)
+    next(batches)
+    assert len(begun) <= 4
+    assert len(list(batches)) == 4 * len(PAIRS) - 1
+
+
+def test_an_error_in_a_thread_reaches_the_training(images: Path) -> None:
+    loader = DataLoader(PairDataset(images, transform=lambda item: item["missing"]))
+    with pytest.raises(KeyError, match="missing"):
+        next(in_threads(loader))
+
+
+@pytest.mark.parametrize("how", [{"num_workers": 1}, {"pin_memory": True}])
+def test_threads_want_a_loader_without_workers(how: dict[str, Any], images: Path) -> None:
+    with pytest.raises(UsageError, match="in_threads wants a DataLoader with num_workers=0 and pin_memory=False"):
+        in_threads(DataLoader(PairDataset(images), **how))
+    with pytest.raises(UsageError, match="threads is 0: want 1 or more"):
+        in_threads(DataLoader(PairDataset(images)), 0)
+
+
+@pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_collate_gives_what_the_default_gives(
+    workers: int, strategy: str, images: Path, fields: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "get_sharing_strategy", lambda: strategy)
+    dataset = PairDataset(images, fields, crop=(7, 5))
+    how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
+    found = list(DataLoader(dataset, batch_size=3, collate_fn=collate, **how))
+    assert [len(batch["pair"]) for batch in found] == [3, 2]
+    for batch, expected in zip(found, DataLoader(dataset, batch_size=3), strict=True):
+        assert_same(batch, expected)
+    pieces = {values.untyped_storage().data_ptr() for values in found[0].values()}
+    assert (len(pieces) == 1) == (workers == 1 and strategy == "file_descriptor")
 
 
 def test_replicas_share_the_items_without_overlap(images: Path) -> None:
