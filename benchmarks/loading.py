@@ -1,10 +1,12 @@
 """How many pairs a second a DataLoader gives to a training program, by dataset class and number of workers.
 
-    python benchmarks/loading.py [--size 1024] [--pairs 32] [--workers 0 2 4] [--rounds 3] [--images FOLDER]
+    python benchmarks/loading.py [--size 1024] [--pairs 64] [--workers 0 2 4] [--rounds 3] [--images FOLDER]
 
-The classes take turns in each round, and the median of the rounds is shown. Each reads the same files, which are made
-in a temporary folder as make_dataset.py stores them. FOLDER holds real sections as PNG files; without it, the images
-are smoothed noise. A batch is one pair. It is copied once when it arrives, as a training program copies it to a GPU.
+The classes take turns in each round, and the median of the rounds is shown. An epoch is timed, with the start of its
+workers. The processor time is that of all processes; it varies less than the pairs a second where others use the
+machine. All classes read the same files, which are made in a temporary folder as make_dataset.py stores them. FOLDER
+holds real sections as PNG files; without it, the images are smoothed noise. A batch is one pair. It is copied once when
+it arrives, as a training program copies it to a GPU.
 
     in_threads      curation.training.PairDataset, with as many threads as the others have workers
     collate         curation.training.PairDataset, with the collate_fn that stands beside it
@@ -14,6 +16,7 @@ are smoothed noise. A batch is one pair. It is copied once when it arrives, as a
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -100,42 +103,43 @@ WAYS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1024, help="pixels along a side")
-    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=Path, help="folder of sections as PNG files")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rates: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         paths = made(Path(name), args.size, args.pairs, args.images)
         for _ in range(args.rounds):
             for workers in args.workers:
                 for called, way in WAYS.items():
-                    rates.setdefault((called, workers), []).append(rate(way, paths, workers))
-    print(f"{'pairs per second':20}" + "".join(f"{f'{workers} workers':>12}" for workers in args.workers))
-    for called in WAYS:
-        shown = (statistics.median(rates[called, workers]) for workers in args.workers)
-        print(f"{called:20}" + "".join(f"{each:12.1f}" for each in shown))
+                    found.setdefault((called, workers), []).append(timed(way, paths, workers))
+    for title, column in (("pairs per second", 0), ("processor ms a pair", 1)):
+        print(f"{title:20}" + "".join(f"{f'{workers} workers':>12}" for workers in args.workers))
+        for called in WAYS:
+            shown = (statistics.median(each[column] for each in found[called, workers]) for workers in args.workers)
+            print(f"{called:20}" + "".join(f"{each:12.1f}" for each in shown))
 
 
-def rate(way: Way, paths: tuple[Path, Path], workers: int) -> float:
-    """Pairs per second in the second epoch, in which worker processes are there already."""
+def timed(way: Way, paths: tuple[Path, Path], workers: int) -> tuple[float, float]:
+    """Pairs per second in an epoch, and the milliseconds of processor time for each."""
     how: dict[str, Any] = {"collate_fn": way.collate_fn}
     if workers and not way.threads:
-        how |= {"num_workers": workers, "persistent_workers": True, "multiprocessing_context": "fork"}
+        how |= {"num_workers": workers, "multiprocessing_context": "fork"}
     loader = DataLoader(way.make(*paths), batch_size=1, shuffle=True, **how)
     copies: dict[str, torch.Tensor] = {}
+    began, used = time.perf_counter(), processor_time()
+    for batch in way.batches(loader, workers):
+        for key, values in batch.items():
+            copies.setdefault(key, torch.empty_like(values)).copy_(values)
+    return len(loader) / (time.perf_counter() - began), 1000 * (processor_time() - used) / len(loader)
 
-    def epoch() -> None:
-        for batch in way.batches(loader, workers):
-            for key, values in batch.items():
-                copies.setdefault(key, torch.empty_like(values)).copy_(values)
 
-    epoch()
-    began = time.perf_counter()
-    epoch()
-    return len(loader) / (time.perf_counter() - began)
+def processor_time() -> float:
+    """Seconds, of this process and of those of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def made(folder: Path, size: int, pairs: int, sections: Path | None) -> tuple[Path, Path]:
