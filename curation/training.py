@@ -357,7 +357,7 @@ def _checked(image_path: Path, field_path: Path | None, wanted: np.ndarray | Non
     """What is known of an image file and its fields. wanted: starts, (M, 2, 3), of the only pairs that are taken."""
     with ExitStack() as stack:
         images, fields = _open_both(image_path, field_path, stack)
-        _check_kind(images, "image")
+        _check_is(images, "image")
         with _refusing_damage(images):
             facts = {**_facts(images, {"start": _START, **BOX_FACTS}, (2,)), **_facts(images, {"pair": _PAIR}, ())}
         facts.setdefault("pair", images.numbers.astype(np.int64))
@@ -365,7 +365,7 @@ def _checked(image_path: Path, field_path: Path | None, wanted: np.ndarray | Non
         places = np.full(len(chosen), -1)
         facts = {name: values[chosen] for name, values in facts.items()}
         if fields is not None:
-            _check_kind(fields, "field")
+            _check_is(fields, "field")
             check_same_mip(images, fields)
             places = places_of(images, fields)[chosen]
             _check_all_have_fields(images, fields, facts["pair"], places)
@@ -377,13 +377,14 @@ def _checked(image_path: Path, field_path: Path | None, wanted: np.ndarray | Non
         return _Source(files, np.stack([chosen, places], axis=1), facts, (x_size, y_size), images.mip)
 
 
-def _check_kind(collection: Collection, kind: str) -> None:
+def _check_is(collection: Collection, kind: str) -> None:
+    """Refuse what is not of a kind, or not finished: its numbers and its pairs may still change."""
     if collection.kind not in (kind, None):
         raise UsageError(f"{collection.path}: {collection.kind} file, where {kind} file is wanted")
     if any(".partial." in part.path.name for part in collection.parts):
-        left = int((~collection.done).sum())
+        left, count = int((~collection.done).sum()), len(collection.done)
         raise UsageError(
-            f"{collection.path}: still being made, and {left} pairs of it are missing: train when it is done"
+            f"{collection.path}: still being made, {left} of {count} pairs are missing: want a finished file"
         )
 
 

@@ -439,7 +439,7 @@ def _unfinished(folder: Path) -> dict[str, Any]:
         (_fields_of_another_mip, r"other.h5 is of MIP 2, .*images.h5 of MIP 3"),
         (_fields_for_images, r"other.h5: field file, where image file is wanted"),
         (_too_few_fields, r"2 image files and 1 field files: want one for each"),
-        (_unfinished, r"new.h5: still being made, and 1 pairs of it are missing"),
+        (_unfinished, r"new.h5: still being made, 1 of 2 pairs are missing"),
         (lambda folder: {"images": []}, r"0 image files and 0 field files"),
         (lambda folder: {"images": folder / "no.h5"}, r"no.h5: no such file"),
         (lambda folder: {"crop": (9, 6)}, r"crop is \(9, 6\), and the images of .*images.h5 are \(8, 6\)"),
