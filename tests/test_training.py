@@ -333,6 +333,29 @@ def test_a_killed_training_leaves_nothing_locked(images: Path) -> None:
     assert not is_locked(images)
 
 
+def test_the_workers_of_a_killed_training_end_and_leave_nothing_locked(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.utils.data._utils.worker, "MP_STATUS_CHECK_INTERVAL", 0.1)  # else 5 seconds
+    dataset = PairDataset(images)
+    has_read = FORK.Event()
+
+    def trains() -> None:
+        dataset[0]  # its workers inherit the lock
+        for _ in DataLoader(dataset, num_workers=2, multiprocessing_context="fork"):
+            has_read.set()
+            time.sleep(60)
+
+    child = in_child(trains)
+    assert has_read.wait(30)
+    child.kill()
+    child.join()
+    deadline = time.monotonic() + 30
+    while is_locked(images) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_locked(images)
+
+
 def test_a_killed_worker_is_an_error_and_leaves_nothing_locked(images: Path) -> None:
     dataset = PairDataset(images, transform=_die_at_the_last)
 
