@@ -8,7 +8,7 @@ machine. All classes read the same files, which are made in a temporary folder a
 holds real sections as PNG files; without it, the images are smoothed noise. A batch is one pair. It is copied once when
 it arrives, as a training program copies it to a GPU.
 
-    in_threads      curation.training.PairDataset, with as many threads as the others have workers
+    in_threads      as collate, with as many threads as the others have workers
     collate         curation.training.PairDataset, with the collate_fn that stands beside it
     PairDataset     curation.training.PairDataset, with the default collate_fn
     plain           a class that opens the files with h5py in each worker, and reads main[i]
@@ -92,7 +92,7 @@ class Way:
 
 
 WAYS = {
-    "in_threads": Way(PairDataset, threads=True),
+    "in_threads": Way(PairDataset, collate, threads=True),
     "collate": Way(PairDataset, collate),
     "PairDataset": Way(PairDataset),
     "plain": Way(Plain),

@@ -200,13 +200,36 @@ def _shared(number: torch.Tensor) -> torch.Tensor:
 
 
 def collate(items: Sequence[Any]) -> Any:
-    """The batch that the default `collate_fn` makes of items, at less cost in a worker process.
+    """The batch that the default `collate_fn` makes of items, at less cost.
 
     A worker hands each tensor over in memory that it shares with the training. To make such memory and to tell the
-    training of it takes long, so all tensors of a batch lie in one piece of it, which is written like a file.
+    training of it takes long, so all tensors of a batch lie in one piece of it, which is written like a file. Elsewhere
+    an item that is a batch alone is not copied.
     """
-    if get_worker_info() is None or not _fit_one_piece(items):
+    if not _are_alike(items):
         return default_collate(list(items))
+    if get_worker_info() is None:
+        alone = len(items) == 1
+        return {name: values[None] for name, values in items[0].items()} if alone else default_collate(list(items))
+    if get_sharing_strategy() != "file_descriptor":  # type: ignore[no-untyped-call]
+        return default_collate(list(items))
+    return _in_one_piece(items)
+
+
+def _are_alike(items: Sequence[Any]) -> bool:
+    """Whether items are plain tensors of the same names, shapes and types."""
+    if not all(isinstance(item, dict) and all(map(_is_plain, item.values())) for item in items):
+        return False
+    forms = [{name: (values.shape, values.dtype) for name, values in item.items()} for item in items]
+    return all(form == forms[0] for form in forms)
+
+
+def _is_plain(values: Any) -> bool:
+    return isinstance(values, torch.Tensor) and values.device.type == "cpu" and not values.requires_grad
+
+
+def _in_one_piece(items: Sequence[Item]) -> Item:
+    """A batch whose tensors lie in one piece of shared memory, which is a file here."""
     sizes = [-(-values.nbytes * len(items) // _ALIGNED) * _ALIGNED for values in items[0].values()]
     shared: Any = torch.UntypedStorage  # as the default does, but torch has no types for it
     piece = shared._new_shared(sum(sizes))
@@ -215,7 +238,7 @@ def collate(items: Sequence[Any]) -> Any:
     batch = {}
     for (name, first), part in zip(items[0].items(), flat.split(sizes), strict=True):
         for place, item in enumerate(items):
-            _write(descriptor, item[name].numpy(), part.storage_offset() + place * first.nbytes)
+            _write(descriptor, item[name], part.storage_offset() + place * first.nbytes)
         batch[name] = part[: first.nbytes * len(items)].view(first.dtype).view(len(items), *first.shape)
     return batch
 
@@ -223,18 +246,8 @@ def collate(items: Sequence[Any]) -> Any:
 _ALIGNED = 64  # bytes
 
 
-def _fit_one_piece(items: Sequence[Any]) -> bool:
-    """Whether items are tensors of the same names, shapes and types, and shared memory is a file to be written to."""
-    if get_sharing_strategy() != "file_descriptor":  # type: ignore[no-untyped-call]
-        return False
-    if not all(isinstance(item, dict) and all(map(torch.is_tensor, item.values())) for item in items):
-        return False
-    forms = [{name: (values.shape, values.dtype) for name, values in item.items()} for item in items]
-    return all(form == forms[0] for form in forms)
-
-
-def _write(descriptor: int, values: np.ndarray, begin: int) -> None:
-    left = np.ascontiguousarray(values).reshape(-1).data.cast("B")
+def _write(descriptor: int, values: torch.Tensor, begin: int) -> None:
+    left = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy().data)
     while left:
         written = os.pwrite(descriptor, left, begin)
         left, begin = left[written:], begin + written

@@ -182,6 +182,10 @@ def _of_many_shapes(item: Item) -> Any:
     return {"index": torch.zeros(int(item["index"]))}
 
 
+def _of_halves(item: Item) -> Any:
+    return {"index": item["index"], "source": item["source"].to(torch.bfloat16).transpose(1, 2)}
+
+
 def _of_words(item: Item) -> Any:
     return {"index": item["index"], "name": f"pair {item['pair']}"}
 
@@ -193,6 +197,10 @@ def test_collate_leaves_what_is_no_item_to_the_default(images: Path) -> None:
             DataLoader(dataset, batch_size=3, collate_fn=collate, num_workers=1, multiprocessing_context="fork")
         )
 
+    assert batches(_of_halves)[1]["source"].dtype == torch.bfloat16
+    np.testing.assert_array_equal(
+        batches(_of_halves)[1]["source"][0].float(), _of_halves(PairDataset(images)[3])["source"].float()
+    )
     assert batches(_of_words)[1]["name"] == ["pair 3", "pair 4"]
     with pytest.raises(RuntimeError, match="equal size"):
         batches(_of_many_shapes)
@@ -248,6 +256,8 @@ def test_collate_gives_what_the_default_gives(
     assert [len(batch["pair"]) for batch in found] == [3, 2]
     for batch, expected in zip(found, DataLoader(dataset, batch_size=3), strict=True):
         assert_same(batch, expected)
+    alone = next(iter(DataLoader(dataset, batch_size=1, collate_fn=collate, **how)))
+    assert_same(alone, next(iter(DataLoader(dataset, batch_size=1))))
     pieces = {values.untyped_storage().data_ptr() for values in found[0].values()}
     assert (len(pieces) == 1) == (workers == 1 and strategy == "file_descriptor")
 
