@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from curation.datasets import stored
 from curation.datasets.chunks import encode, encode_grey
 from curation.datasets.stored import SampleReader
 
@@ -58,6 +59,32 @@ def test_what_the_toolkit_stores_is_read_without_hdf5_in_many_threads(
         for sample, found in enumerate(pool.map(reader, [*range(PAIRS)] * 20)):
             assert found.dtype == np.float32
             assert found.tobytes() == main[sample % PAIRS].tobytes()
+
+
+@pytest.mark.usefixtures("without_hdf5")
+@pytest.mark.parametrize("encoded", [encode, encode_grey])
+@pytest.mark.parametrize(("read", "block"), [(1, 1000), (97, 64), (97, 961), (10**6, 959), (500, 10**6)])
+def test_blocks_may_end_anywhere(
+    read: int,
+    block: int,
+    encoded: Callable[[np.ndarray], Any],
+    main: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stored, "_READ", read)
+    monkeypatch.setattr(stored, "_BLOCK", block)
+    with h5py.File(put(tmp_path / "ours.h5", main, 2, encoded)) as file:
+        assert SampleReader(file.get("main"))(4).tobytes() == main[4].tobytes()
+
+
+@pytest.mark.parametrize("kept", [slice(0, 200), slice(0, -1)])
+def test_a_chunk_that_is_cut_short_is_an_error_of_hdf5(kept: slice, main: np.ndarray, tmp_path: Path) -> None:
+    path = put(tmp_path / "cut.h5", main, 2)
+    with h5py.File(path, "r+") as file:
+        file["main"].id.write_direct_chunk((3, 0, 0, 0), encode(main[3]).data[kept])
+    with h5py.File(path) as file, pytest.raises(OSError, match="filter"):
+        SampleReader(file["main"])(3)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 layout, facts      what a file is to hold, decided before it is made; what is known of each box and pair
 dataset            a dataset file opened to be read
+matching           which field belongs to which pair
 chunks             images and fields as they are stored
 writer, partial    writing a file; resuming one that is not finished
 seal               one checksum over all that is no image or field

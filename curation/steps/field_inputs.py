@@ -1,14 +1,13 @@
 """What generate_fields reads: the images and the prior of each pair, and their checksums."""
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from isal import isal_zlib
 
-from ..datasets.collection import Collection
 from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.matching import places_of
 from ..datasets.stored import Empty, SampleReader
 from ..errors import UsageError, numbered
 
@@ -141,47 +140,6 @@ def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, miss
         )
     readers = SampleReader(images.main), SampleReader(prior.main)
     return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1), *readers)
-
-
-def places_of(images: Dataset | Collection, prior: Dataset | Collection) -> np.ndarray:
-    """The place of each pair's prior, or other field, (N,), -1 where there is none: by `start` if both have it.
-
-    Otherwise pairs and fields belong together by their numbers in the dataset. A `UsageError` if they cannot.
-    """
-    shapes = [each.shape for each in (images, prior)]
-    by_start = all("start" in each.arrays for each in (images, prior))
-    if shapes[0][1:] != shapes[1][1:] or (not by_start and images.expected != prior.expected):
-        raise UsageError(f"{images.path} is {shapes[0]}, {prior.path} is {shapes[1]}: want the same shape")
-    if by_start:
-        places = _places(images.arrays["start"], prior.arrays["start"])
-    else:
-        place_of = {number: place for place, number in enumerate(prior.numbers.tolist())}
-        places = np.array([place_of.get(number, -1) for number in images.numbers.tolist()], np.int64)
-    # What was chosen by its start may have another number among the pairs of another spec.
-    names = {"translation"} if by_start else {"translation", "pair"}
-    matched = np.flatnonzero((places >= 0) & images.done & prior.done[places])
-    for name in names & set(images.arrays) & set(prior.arrays):
-        ours, theirs = images.arrays[name][matched], prior.arrays[name][places[matched]]
-        differs = (ours != theirs).any(axis=tuple(range(1, ours.ndim)))
-        if differs.any():
-            first = int(differs.argmax())
-            raise UsageError(
-                f"pair {matched[first]}: {name} is {ours[first].tolist()} in {images.path} but "
-                f"{theirs[first].tolist()} in {prior.path}: these fields are not of these images"
-            )
-    return places
-
-
-def _places(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Where among `theirs`, (M, 2, 3), each of `ours`, (N, 2, 3), is: (N,), -1 where it is not.
-
-    Of those that are there several times, the first stands for the first, and so on.
-    """
-    left: dict[bytes, deque[int]] = {}
-    for place, start in enumerate(theirs.astype(np.int64)):
-        left.setdefault(start.tobytes(), deque()).append(place)
-    found = (left.get(start.tobytes()) for start in ours.astype(np.int64))
-    return np.array([places.popleft() if places else -1 for places in found], np.int64)
 
 
 def _check(dataset: Dataset, kind: str, src_mip: int) -> None:

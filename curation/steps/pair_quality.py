@@ -12,11 +12,11 @@ from .. import runner
 from ..datasets.collection import Collection, open_collection
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS, PairFacts
-from ..errors import UsageError
+from ..datasets.matching import check_same_mip, places_of
 from ..progress import progress
 from ..provenance import WITH_QUALITY, alike_apart_from, parsed
 from ..quality import PairQuality, measure
-from .field_inputs import PairInputs, crc32_of, places_of
+from .field_inputs import PairInputs, crc32_of
 
 NAMED = 5  # pairs of a kind that a table names
 LONGEST_RUN = 8  # pairs given to a worker at a time
@@ -86,12 +86,6 @@ class PairMeasurer:
             return None
         check_same_mip(self._images, self._fields)
         return self._fields.read(place)
-
-
-def check_same_mip(images: Collection, fields: Collection) -> None:
-    """Refuse fields that are not of the images' pixels, as far as the files say."""
-    if None not in (mips := (images.mip, fields.mip)) and mips[0] != mips[1]:
-        raise UsageError(f"{fields.path} is of MIP {mips[1]}, {images.path} of MIP {mips[0]}: want the same MIP")
 
 
 class _StoredNumbers:

@@ -14,11 +14,12 @@ from .. import runner
 from ..annotations.coordinate_spaces import Resolution
 from ..datasets.collection import Collection, open_collection
 from ..datasets.facts import QUALITY_FACTS
+from ..datasets.matching import check_same_mip
 from ..errors import UsageError, WorkError
 from ..files import check_destination, check_name, make_folder, shown, shown_name
 from ..progress import progress, say
 from ..review.folder import begin_review, check_review_folder, finish_review
-from .pair_quality import PairMeasurer, check_same_mip
+from .pair_quality import PairMeasurer
 from .report import size_text, table
 from .review_outputs import Reviewed, histograms, page_data, summary, write_csv, write_sheet
 from .review_texts import PairTexts, spec_of
