@@ -1,8 +1,10 @@
-"""Join the shards that generate_fields.py wrote into one field file.
+"""Join the shards that generate_fields.py wrote into one field file, or finished files into one.
 
     python concat_fields.py --temp_dir ./shards --dst_path field_1.h5
+    python concat_fields.py --files cortex/image.h5 hippocampus/image.h5 --dst_path image.h5
 
-Every pair must be there exactly once. Stored bytes are copied as they are, so values are those of the shards.
+Of shards, every pair must be there exactly once. Finished files are image files, or field files, of the same shape, MIP
+and options; a pair that an earlier file holds too is left out. Stored bytes are copied, so values stay as they are.
 """
 
 import argparse
@@ -12,17 +14,22 @@ from curation import cli
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
-    made.add_argument("--temp_dir", required=True, help="the folder of shards")
-    made.add_argument("--dst_path", required=True, help="the field file to write")
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--temp_dir", help="the folder of shards")
+    what.add_argument("--files", nargs="+", metavar="FILE", help="finished image files, or finished field files")
+    made.add_argument("--dst_path", required=True, help="the file to write")
     cli.add_existing(made)
     cli.add_quiet(made)
     return made
 
 
 def main(args: argparse.Namespace) -> None:
-    from curation.steps.concat_fields import concat_fields
+    from curation.steps.concat_fields import concat_fields, concat_files
 
-    print(concat_fields(args.temp_dir, args.dst_path, cli.existing(args)))
+    if args.files:
+        print(concat_files(args.files, args.dst_path, cli.existing(args)))
+    else:
+        print(concat_fields(args.temp_dir, args.dst_path, cli.existing(args)))
 
 
 if __name__ == "__main__":

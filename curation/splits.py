@@ -87,7 +87,8 @@ class Split:
         for part in self.parts:
             if part.name == name:
                 return part
-        raise UsageError(f"the split has no part '{name}': want one of {', '.join(part.name for part in self.parts)}")
+        names = ", ".join(part.name for part in self.parts)
+        raise UsageError(f"no part {name} in the split: want one of {names}")
 
 
 # Dividing

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
-from msgspec import Struct
 from torch.multiprocessing import get_sharing_strategy
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
@@ -23,7 +21,7 @@ from .datasets.seal import DamageError, reading
 from .errors import UsageError, WorkError, numbered
 from .files import PathLike
 from .machine import usable_cores
-from .spec import Start
+from .splits import read_split
 
 Item = dict[str, torch.Tensor]
 Paths = PathLike | Sequence[PathLike]
@@ -91,7 +89,7 @@ class PairDataset(Dataset[Item]):
             raise UsageError("split and part go together: want the path of a split file, and the name of a part")
         if seed < 0:
             raise UsageError(f"seed is {seed}: want 0 or more")
-        wanted = None if split is None or part is None else _read_part(Path(split), part)
+        wanted = None if split is None or part is None else _pairs_of(split, part)
         sources = [
             _checked(image_path, field_path, wanted)
             for image_path, field_path in zip(image_paths, field_paths, strict=True)
@@ -460,33 +458,13 @@ def _read(collection: Collection, place: int, pair: int) -> np.ndarray:
 # Splits
 
 
-class _PairOfStarts(Struct, frozen=True):
-    src: Start
-    tgt: Start
-
-
-class _Part(Struct, frozen=True):
-    name: str
-    pairs: list[_PairOfStarts]
-
-
-class _Split(Struct, frozen=True):
-    parts: list[_Part]
-
-
-def _read_part(path: Path, name: str) -> np.ndarray:
-    """The pairs of a part of a split file, (M, 2, 3) int64: source and target starts in MIP-0 voxels."""
+def _pairs_of(split: PathLike, part: str) -> np.ndarray:
+    """The pairs of a part, (M, 2, 3)."""
+    found = read_split(split)
     try:
-        split = msgspec.json.decode(path.read_bytes(), type=_Split)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not a split file: {error}") from None
-    parts = {part.name: part.pairs for part in split.parts}
-    if name not in parts:
-        raise UsageError(f"{path}: no part {name} in it: want one of {', '.join(parts) or 'none, as it is empty'}")
-    starts = [[[at.x_start, at.y_start, at.z_start] for at in (pair.src, pair.tgt)] for pair in parts[name]]
-    return np.array(starts, np.int64).reshape(-1, 2, 3)
+        return found.part(part).pairs
+    except UsageError as error:
+        raise UsageError(f"{split}: {error}") from None
 
 
 def _chosen(images: Collection, wanted: np.ndarray) -> np.ndarray:

@@ -199,7 +199,7 @@ def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.left_out.tolist() == split.left_out.tolist()
     assert (found.by, found.gap, found.seed, found.made_from) == ("section", 1, 7, ("a.h5", "b.h5"))
     assert found.part("train").pairs.dtype == np.int64
-    with pytest.raises(UsageError, match=r"no part 'tests': want one of train"):
+    with pytest.raises(UsageError, match=r"no part tests in the split: want one of train"):
         found.part("tests")
     content = json.loads(path.read_text(encoding="utf-8"))
     assert read_excluded_pairs(put_json(path, content["parts"][1])).tolist() == split.parts[1].pairs.tolist()

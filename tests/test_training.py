@@ -575,10 +575,10 @@ def test_only_pairs_of_the_part_want_a_field(tmp_path: Path) -> None:
     ("part", "content", "told"),
     [
         ("test", None, r"split.json: no pair of part test is in .*images.h5"),
-        ("tests", None, r"split.json: no part tests in it: want one of train, validation, test"),
-        ("train", "{", r"split.json: not a split file"),
-        ("train", json.dumps([PAIRS[0]]), r"split.json: not a split file"),
-        ("train", json.dumps({"parts": []}), r"no part train in it"),
+        ("tests", None, r"split.json: no part tests in the split: want one of train, validation, test"),
+        ("train", "{", r"split.json: not a split, as split_pairs.py"),
+        ("train", json.dumps([PAIRS[0]]), r"split.json: not a split, as split_pairs.py"),
+        ("train", json.dumps({"parts": []}), r"its parts are none"),
     ],
 )
 def test_a_split_that_does_not_fit_is_refused(

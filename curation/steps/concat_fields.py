@@ -25,7 +25,7 @@ from ..files import Existing, check_destination, check_name, lock_path, locked, 
 from ..pair_selection import first_alike
 from ..progress import progress
 from ..provenance import WHICH_PAIRS, WITH_QUALITY, Provenance, parsed, provenance, sha256
-from ..spec import Note, parse_spec, spec_file
+from ..spec import parse_spec
 from .pair_quality import QualityTable
 from .report import table
 
@@ -319,15 +319,15 @@ def _origin(part: Part) -> str:
 
 def _joined_spec(parts: Sequence[Part]) -> str | None:
     """The spec of all pairs that are taken; None where a file has none."""
-    if not all("spec" in part.attributes and "start" in part.arrays for part in parts):
+    if not all("spec" in part.attributes and "pair" in part.arrays for part in parts):
         return None
-    spec = parse_spec(str(parts[0].attributes["spec"]).encode())
-    starts = _joined(parts, "start")
-    notes: dict[int, Note] = {}
-    if all("note" in part.arrays for part in parts):
-        texts = (text.decode() if isinstance(text, bytes) else str(text) for text in _joined(parts, "note"))
-        notes = {place: msgspec.json.decode(text, type=Note) for place, text in enumerate(texts) if text}
-    return parse_spec("".join(spec_file(spec, starts, notes)).encode()).text()
+    specs = [parse_spec(str(part.attributes["spec"]).encode()) for part in parts]
+    pairs = (
+        spec.pairs[place]
+        for spec, part in zip(specs, parts, strict=True)
+        for place in part.arrays["pair"][part.samples].tolist()
+    )
+    return msgspec.structs.replace(specs[0], pairs=tuple(pairs)).text()
 
 
 # Copying
