@@ -19,7 +19,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--name", help="of the files, without .h5 (after the first pair: x{X}_y{Y}_z{Z}_MIP{M})")
     made.add_argument("--parallel", type=cli.positive, default=usable_cores(), help="worker processes (all CPUs)")
     made.add_argument("--suffix", help="a tag before .h5 in the field file's name, such as a checkpoint's")
-    made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    made.add_argument(
+        "--field_decimals",
+        type=cli.decimals,
+        default="binary",
+        help="round fields to N decimals, to 1/256 pixel (binary), or not at all (none) (binary)",
+    )
     made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")
     made.add_argument(
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"

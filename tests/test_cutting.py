@@ -124,11 +124,14 @@ def test_the_small_volume_tries_what_it_is_for(made: Made) -> None:
     assert all(box.translation != (0, 0) for box in samples)
 
 
-def test_fields_are_rounded_to_two_decimals(made: Made, tmp_path: Path) -> None:
+def test_fields_are_rounded(made: Made, tmp_path: Path) -> None:
     with h5py.File(cut(made.spec, tmp_path / "exact", decimals=None)[1]) as file:
         exact = file["main"][:]
         assert file.attrs["decimals"] == "none"
     with h5py.File(cut(made.spec, tmp_path / "rounded")[1]) as file:
+        np.testing.assert_array_equal(file["main"][:], np.round(exact * 256) / 256)
+        assert file.attrs["decimals"] == "binary"
+    with h5py.File(cut(made.spec, tmp_path / "decimal", decimals=2)[1]) as file:
         np.testing.assert_array_equal(file["main"][:], np.round(exact, 2))
         assert file.attrs["decimals"] == 2
 

@@ -321,6 +321,22 @@ def test_rounded_keeps_decimals_and_what_is_not_finite() -> None:
     np.testing.assert_array_equal(fields.rounded(field, 2), expected, strict=True)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 20, 5000, 30_000])
+def test_rounded_to_a_binary_grid_is_the_nearest_multiple_exactly(scale: float) -> None:
+    field = random(2, 200, 200, scale=scale)
+    stored = fields.rounded(field, fields.BINARY).astype(np.float64)
+    np.testing.assert_array_equal(stored, np.rint(field.astype(np.float64) * 256) / 256)
+    assert np.abs(stored - field).max() <= 1 / 512
+
+
+def test_rounded_to_a_binary_grid_keeps_what_is_large_or_not_finite() -> None:
+    most = np.finfo(np.float32).max
+    field = np.array([[-most, most, 2**15 + 2**-8, -(2**23) - 1], [NAN, INF, -INF, 1e-40]], np.float32)[:, None]
+    expected = field.copy()
+    expected[1, 0, 3] = 0
+    np.testing.assert_array_equal(fields.rounded(field, fields.BINARY), expected, strict=True)
+
+
 def test_rounded_to_no_decimals_asked_for_is_the_field() -> None:
     field = random(2, 3, 4)
     np.testing.assert_array_equal(fields.rounded(field, None), field, strict=True)

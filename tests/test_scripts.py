@@ -203,7 +203,7 @@ def test_download_image_refuses(
 
 def test_values_are_parsed_at_the_boundary() -> None:
     assert cli.numbers("0,1,3") == (0, 1, 3)
-    assert cli.decimals("none") is None
+    assert [cli.decimals(text) for text in ("none", "binary", "6")] == [None, "binary", 6]
     assert cli.json_object('{"finetune_iter": 50}') == {"finetune_iter": 50}
     for parse, text in [
         (cli.numbers, "0,0"),
@@ -211,6 +211,8 @@ def test_values_are_parsed_at_the_boundary() -> None:
         (cli.positive, "0"),
         (cli.level, "one"),
         (cli.decimals, "7"),
+        (cli.decimals, "-1"),
+        (cli.decimals, "octal"),
         (cli.threshold, "nan"),
         (cli.threshold, "high"),
         (cli.json_object, "[1]"),

@@ -15,6 +15,7 @@ import numpy as np
 from .. import fields, runner, samples
 from ..datasets.chunks import Chunk, encode, encode_grey
 from ..datasets.facts import SOURCE, TARGET, VOLUMES, BoxFacts
+from ..fields import BINARY, Decimals
 from ..samples import Sample
 from ..spec import Mask, Reference, Spec, VolumeSpec, field_reference, image_reference
 from .box_tasks import BoxResult, BoxTask
@@ -43,7 +44,7 @@ class BoxWork:
 
     spec: Spec
     normalised: bool = True
-    decimals: int | None = 2
+    decimals: Decimals = BINARY
     layer: str | None = None
     missing: str = "black"
     retry_for: float = RETRY_FOR_S

@@ -11,6 +11,7 @@ import numpy as np
 from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS, QUALITY_FACTS
 from ..datasets.layout import Layout, any_image_name, field_name, image_name
 from ..errors import UsageError
+from ..fields import BINARY, Decimals
 from ..files import Existing, PathLike
 from ..pair_selection import Exclusion, read_exclusion
 from ..provenance import EXCLUSION, WITH_QUALITY, provenance, sha256
@@ -25,11 +26,11 @@ from .report import Plan, Report, table
 class MakeDatasetOptions:
     """make_dataset's arguments.
 
-    name: of the files, without `.h5`; None: after the first pair's source. decimals: of stored fields, None for all
-    there are. missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes
-    without any chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid
-    pixels. retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the
-    numbers of the pairs too. exclude: exclusion files; their pairs are left out, in either direction.
+    name: of the files, without `.h5`; None: after the first pair's source. decimals: what stored fields are rounded to.
+    missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes without any
+    chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid pixels.
+    retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the numbers
+    of the pairs too. exclude: exclusion files; their pairs are left out, in either direction.
     """
 
     spec_path: str
@@ -37,7 +38,7 @@ class MakeDatasetOptions:
     parallel: int
     name: str | None = None
     suffix: str | None = None
-    decimals: int | None = 2
+    decimals: Decimals = BINARY
     missing: str | None = None
     min_valid: float | None = None
     retry_for: float = RETRY_FOR_S
