@@ -25,6 +25,12 @@ def parser() -> argparse.ArgumentParser:
         default="binary",
         help="round fields to N decimals, to 1/256 pixel (binary), or not at all (none) (binary)",
     )
+    made.add_argument(
+        "--image_step",
+        metavar="S",
+        type=cli.step,
+        help="round warped targets to multiples of S deviations, such as 1/2048 (not rounded)",
+    )
     made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")
     made.add_argument(
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
@@ -56,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
             name=args.name,
             suffix=args.suffix,
             decimals=args.field_decimals,
+            image_step=args.image_step,
             missing=args.missing,
             retry_for=args.retry_for,
             min_valid=args.min_valid,

@@ -230,6 +230,18 @@ def decimals(text: str) -> int | Literal["binary"] | None:
     return int(text)
 
 
+def step(text: str) -> float:
+    """A power of two from 2^-24 to 1, written as a fraction such as `1/2048` or as a decimal number."""
+    numerator, slash, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (2**-24 <= value <= 1 and math.frexp(value)[0] == 0.5):
+        raise argparse.ArgumentTypeError(f"{text!r} is no power of two from 2^-24 to 1: want a step such as 1/2048")
+    return value
+
+
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object, such as `{"finetune_iter": 50}`."""
     try:

@@ -349,6 +349,29 @@ def test_rounded_by_at_most_half_of_the_last_decimal(scale: float) -> None:
     assert (np.abs(stored - field) <= 0.005 + np.spacing(np.abs(field)) / 2).all()
 
 
+def test_rounded_image_is_the_nearest_multiple_and_black_nowhere_else() -> None:
+    step = 1 / 64
+    image = np.array([[0, 0.3 * step, -0.3 * step, 0.5 * step], [0.6 * step, 1, -1.4 * step, 1e-30]], np.float32)
+    expected = np.array([[0, step, -step, step], [step, 1, -step, step]], np.float32)
+    np.testing.assert_array_equal(fields.rounded_image(image, step), expected, strict=True)
+
+
+@pytest.mark.parametrize("step", [1.0, 2**-11, 2**-24])
+def test_rounded_image_of_many_pixels(step: float) -> None:
+    image = random(200, 150, scale=3)
+    image[::3] = 0
+    found = fields.rounded_image(image, step)
+    np.testing.assert_array_equal(found == 0, image == 0)
+    np.testing.assert_array_equal(found / np.float32(step), np.rint(found / np.float32(step)))
+    error = np.abs(found.astype(np.float64) - image)
+    assert (error <= np.where(np.abs(found) == np.float32(step), step, step / 2)).all()
+
+
+def test_an_image_without_a_step_is_as_it_is() -> None:
+    image = random(3, 4)
+    assert fields.rounded_image(image, None) is image
+
+
 # Images with black pixels
 
 
