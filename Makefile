@@ -28,6 +28,7 @@ torture: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(RUN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(RUN)/python benchmarks/bench.py bench
+	$(RUN)/python benchmarks/box_costs.py bench
 
 $(VENV)/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=...")'

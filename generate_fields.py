@@ -43,7 +43,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--model_params", type=cli.json_object, default={}, help="JSON object for the module's create()")
     made.add_argument("--crop", choices=("start", "center"), default="start", help="what coarse and fine boxes share")
-    made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    made.add_argument(
+        "--field_decimals",
+        type=cli.decimals,
+        default="binary",
+        help="round fields to N decimals, to 1/256 pixel (binary), or not at all (none) (binary)",
+    )
     made.add_argument(
         "--failed",
         choices=("stop", "nan", "prior"),

@@ -19,7 +19,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--name", help="of the files, without .h5 (after the first pair: x{X}_y{Y}_z{Z}_MIP{M})")
     made.add_argument("--parallel", type=cli.positive, default=usable_cores(), help="worker processes (all CPUs)")
     made.add_argument("--suffix", help="a tag before .h5 in the field file's name, such as a checkpoint's")
-    made.add_argument("--field_decimals", type=cli.decimals, default=2, help="of stored fields, or none (2)")
+    made.add_argument(
+        "--field_decimals",
+        type=cli.decimals,
+        default="binary",
+        help="round fields to N decimals, to 1/256 pixel (binary), or not at all (none) (binary)",
+    )
+    made.add_argument(
+        "--image_step",
+        metavar="S",
+        type=cli.step,
+        help="round warped targets to multiples of S deviations, such as 1/2048 (not rounded)",
+    )
     made.add_argument("--missing", choices=("black", "fail"), help="a chunk that is not there (black)")
     made.add_argument(
         "--retry_for", type=cli.seconds, default=600, help="seconds to wait for a store that is away (600)"
@@ -51,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
             name=args.name,
             suffix=args.suffix,
             decimals=args.field_decimals,
+            image_step=args.image_step,
             missing=args.missing,
             retry_for=args.retry_for,
             min_valid=args.min_valid,

@@ -9,6 +9,7 @@ memory that all processes of a command hold together (proportional set size, sam
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -29,15 +30,16 @@ DELAY_S = 0.05
 
 @dataclass(frozen=True)
 class Run:
-    """One finished command. mib: the peak of all its processes together."""
+    """One finished command. mib: the peak of all its processes together. own_cpu: processor seconds of it alone."""
 
     seconds: float
     mib: float
+    own_cpu: float
 
 
 def timed(command: list[str]) -> Run:
     """Run a command to its end; its failure is this script's."""
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), _cpu_of_children()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     peak = [0.0]
     watch = threading.Thread(target=_watch, args=(process.pid, peak))
@@ -47,7 +49,13 @@ def timed(command: list[str]) -> Run:
     watch.join()
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{errors[-2000:]}")
-    return Run(seconds, peak[0])
+    return Run(seconds, peak[0], _cpu_of_children() - cpu_before)
+
+
+def _cpu_of_children() -> float:
+    """Processor seconds of the commands that have ended; their workers are not waited for, and so are not counted."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _watch(pid: int, peak: list[float]) -> None:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from .errors import UsageError, WorkError
 from .files import Existing
@@ -235,13 +235,26 @@ def numbers(text: str) -> tuple[int, ...]:
     return values
 
 
-def decimals(text: str) -> int | None:
-    """A number of decimals from 0 to 6, or `none`."""
+def decimals(text: str) -> int | Literal["binary"] | None:
+    """What fields are rounded to: a number of decimals from 0 to 6, `binary`, or `none`."""
     if text == "none":
         return None
-    value = _integer(text, at_least=0)
-    if value > 6:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than float32 holds: 0 to 6, or none")
+    if text == "binary":
+        return "binary"
+    if not text.isdecimal() or int(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not what a field is rounded to: want 0 to 6, binary, or none")
+    return int(text)
+
+
+def step(text: str) -> float:
+    """A power of two from 2^-24 to 1, written as a fraction such as `1/2048` or as a decimal number."""
+    numerator, slash, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (2**-24 <= value <= 1 and math.frexp(value)[0] == 0.5):
+        raise argparse.ArgumentTypeError(f"{text!r} is no power of two from 2^-24 to 1: want a step such as 1/2048")
     return value
 
 

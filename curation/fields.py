@@ -11,9 +11,18 @@ The pull, also called backward warp, is the convention of https://github.com/seu
 height X and width Y.
 """
 
+from typing import Literal
+
 import numpy as np
 
 from .errors import UsageError
+
+Decimals = int | Literal["binary"] | None
+"""What fields are rounded to: a number of decimals, multiples of 1/256 pixel, or nothing."""
+
+BINARY: Literal["binary"] = "binary"
+
+_BINARY_STEPS = 256  # a pixel
 
 _ROWS = 64  # rows warped at once: their temporaries fit a core's cache, which halves the time
 
@@ -226,14 +235,35 @@ def _kept(size: int, factor: int, first_fine: int) -> tuple[slice, int]:
     return slice(first, last), first_fine - first * factor
 
 
-def rounded(field: np.ndarray, decimals: int | None) -> np.ndarray:
-    """The field (2, X, Y) rounded for storing, by half a step at most; NaN and infinities stay what they are."""
+def rounded(field: np.ndarray, decimals: Decimals) -> np.ndarray:
+    """The field (2, X, Y) rounded for storing, by half a step at most; NaN and infinities stay what they are.
+
+    float32 holds every multiple of 1/256 exactly, as far as it has any between whole numbers. The last bits of such
+    numbers are 0, which deflates well; a number of decimals has no such bits.
+    """
     if decimals is None:
         return field
-    steps = 10.0**decimals
-    result = np.empty(field.shape, np.float32)
-    for first in range(0, field.shape[1], _ROWS):
-        rows = slice(first, first + _ROWS)
+    return _to_steps(field, float(_BINARY_STEPS) if decimals == BINARY else 10.0**decimals)
+
+
+def rounded_image(image: np.ndarray, step: float | None) -> np.ndarray:
+    """The image (X, Y) rounded to multiples of `step`, a power of two; `step` None: as it is.
+
+    A pixel that is not 0 does not become 0, which means black: it becomes `step`, or minus that.
+    """
+    if step is None:
+        return image
+    result = _to_steps(image, 1 / step)
+    lost = (result == 0) & (image != 0)
+    result[lost] = np.copysign(np.float32(step), image[lost])
+    return result
+
+
+def _to_steps(array: np.ndarray, steps: float) -> np.ndarray:
+    """(..., X, Y) rounded to so many steps a unit."""
+    result = np.empty(array.shape, np.float32)
+    for first in range(0, array.shape[-2], _ROWS):
+        rows = np.s_[..., first : first + _ROWS, :]
         # In float64: float32 times 100 is off by a part of a step that grows with the value.
-        result[:, rows] = np.rint(field[:, rows] * np.float64(steps)) / steps
+        result[rows] = np.rint(array[rows] * np.float64(steps)) / steps
     return result

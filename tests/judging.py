@@ -120,9 +120,11 @@ def field_tolerance(box: Sample, dst_mip: int) -> float:
     return 1e-6 + 16 * EPSILON * reach / float(2**dst_mip)
 
 
-def half_a_step(decimals: int | None) -> float:
+def half_a_step(decimals: int | str | None) -> float:
     """How far rounding may move a number."""
-    return 0.0 if decimals is None else 0.5 / float(10**decimals)
+    if decimals is None:
+        return 0.0
+    return 1 / 512 if isinstance(decimals, str) else 0.5 / float(10**decimals)
 
 
 def judge_stretch(job: Stretch, outcome: Outcome, out: Path) -> list[str]:
@@ -160,7 +162,7 @@ def _judge_section(at: str, file: h5py.File, place: tuple[int, int], expected: S
 
 
 def judge_finer(
-    found: NDArray[np.float32], coarse: Floats, src_mip: int, dst_mip: int, crop: str, decimals: int | None
+    found: NDArray[np.float32], coarse: Floats, src_mip: int, dst_mip: int, crop: str, decimals: int | str | None
 ) -> list[str]:
     """Where a field, (2, X, Y), that generate_fields.py brought to `dst_mip` is not what it should be."""
     expected = brought_finer(coarse, src_mip, dst_mip, crop)

@@ -39,7 +39,7 @@ class Job:
     volumes: dict[tuple[str, int], Volume]
     spec: Json
     written: Json
-    decimals: int | None
+    decimals: int | str | None
 
     def starts(self) -> list[tuple[Triple, Triple]]:
         """Each pair's source and target starts, (x, y, z) in MIP-0 voxels."""
@@ -124,7 +124,7 @@ def make_job(seed: int, folder: Path) -> Job:
     spec = {**levels, "image": dict(levels["image"]), "pairs": _pairs(world, levels)}
     _place(world, spec)
     written = spec if world.chance(0.6) else _older(spec, world)
-    decimals = world.pick([None, None, 2, 2, 2, 0, 4])
+    decimals = world.pick([None, None, 2, "binary", "binary", 0, 4])
     return Job(seed, world.volumes, spec, written, decimals)
 
 

@@ -15,6 +15,7 @@ from volumes_made import make_layer
 from curation.errors import UsageError, WorkError
 from curation.steps.box_tasks import BoxTask, Slot, box_tasks, runs_of
 from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
+from curation.steps.verify_dataset import faults
 
 # Image at MIP 0 and 1, field at MIP 2, mask at MIP 1; boxes at MIP 1 of 12 x 8 pixels = 24 x 16 voxels.
 OFFSET = (16, -32, 3)  # voxels at MIP 0
@@ -124,13 +125,47 @@ def test_the_small_volume_tries_what_it_is_for(made: Made) -> None:
     assert all(box.translation != (0, 0) for box in samples)
 
 
-def test_fields_are_rounded_to_two_decimals(made: Made, tmp_path: Path) -> None:
+def test_fields_are_rounded(made: Made, tmp_path: Path) -> None:
     with h5py.File(cut(made.spec, tmp_path / "exact", decimals=None)[1]) as file:
         exact = file["main"][:]
         assert file.attrs["decimals"] == "none"
     with h5py.File(cut(made.spec, tmp_path / "rounded")[1]) as file:
+        np.testing.assert_array_equal(file["main"][:], np.round(exact * 256) / 256)
+        assert file.attrs["decimals"] == "binary"
+    with h5py.File(cut(made.spec, tmp_path / "decimal", decimals=2)[1]) as file:
         np.testing.assert_array_equal(file["main"][:], np.round(exact, 2))
         assert file.attrs["decimals"] == 2
+
+
+def test_image_step_rounds_warped_targets_alone(made: Made, tmp_path: Path) -> None:
+    step = 1 / 64
+    with h5py.File(cut(made.spec, tmp_path / "exact")[0]) as file:
+        exact = file["main"][:]
+        assert "image_step" not in file.attrs
+        assert "image_step" not in json.loads(file.attrs["provenance"])
+    image_path, field_path = cut(made.spec, tmp_path / "rounded", image_step=step)
+    with h5py.File(image_path) as file:
+        rounded = file["main"][:]
+        assert file.attrs["image_step"] == step
+    np.testing.assert_array_equal(rounded[:, 0], exact[:, 0])
+    np.testing.assert_array_equal(rounded[:, 1] == 0, exact[:, 1] == 0)
+    np.testing.assert_array_equal(rounded[:, 1] / step, np.rint(rounded[:, 1] / step))
+    assert 0 < np.abs(rounded - exact).max() < step
+    for path in (image_path, field_path):
+        assert list(faults(path)) == []
+    with pytest.raises(UsageError, match="made with another image_step"):
+        make_dataset(MakeDatasetOptions(str(tmp_path / "rounded" / "spec.json"), str(image_path.parent), 1))
+
+
+def test_image_step_is_of_targets_that_a_field_has_warped(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(made.spec))
+    layer = MakeDatasetOptions(str(tmp_path / "spec.json"), f"file://{tmp_path}/layer", 1, image_step=0.5)
+    with pytest.raises(UsageError, match=r"--image_step .* a layer is not rounded"):
+        make_dataset(layer)
+    del made.spec["field"]
+    with pytest.raises(UsageError, match=r"--image_step .* this spec has no field"):
+        cut(made.spec, tmp_path / "job", image_step=0.5)
+    assert list((tmp_path / "job" / "out").iterdir()) == []
 
 
 def test_without_a_field_both_images_are_stored_as_they_are(made: Made, tmp_path: Path) -> None:

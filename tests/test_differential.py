@@ -46,7 +46,7 @@ def test_generate_fields_brings_fields_to_their_level(seed: int, command: Comman
     dst_mip = int(random.integers(0, 3))
     src_mip = dst_mip + int(random.choice([0, 1, 1, 2, 3]))
     crop = str(random.choice(["start", "center"]))
-    decimals = [None, 2, 3][int(random.integers(3))]
+    decimals: int | str | None = [None, 2, "binary"][int(random.integers(3))]
     shape = (int(random.integers(1, 4)), 2, int(random.integers(1, 20)), int(random.integers(1, 20)))
     images = random.integers(0, 9, shape).astype(np.float32)
     images[0, int(random.integers(2))] = 0  # such a pair is not run: the prior stands
@@ -79,11 +79,12 @@ def test_generate_fields_brings_fields_to_their_level(seed: int, command: Comman
         assert not faults, f"pair {pair}: {_text(seed, faults)}"
 
 
-@pytest.mark.parametrize("decimals", [0, 2, 4])
-def test_rounding_is_never_off_by_more_than_half_a_step(decimals: int, command: Command, tmp_path: Path) -> None:
-    random = np.random.default_rng(decimals)
+@pytest.mark.parametrize("decimals", [0, 2, 4, "binary"])
+def test_rounding_is_never_off_by_more_than_half_a_step(decimals: int | str, command: Command, tmp_path: Path) -> None:
+    step = 2 * half_a_step(decimals)
+    random = np.random.default_rng(int(1 / step))
     values = random.uniform(-1, 1, (32, 48, 2, 2)) * 10 ** random.uniform(-3, 4, (32, 48, 2, 1))
-    values[::5] = np.round(values[::5], decimals) + half_a_step(decimals)  # half-way, as near as float32 comes
+    values[::5] = np.round(values[::5] / step) * step + step / 2  # half-way, as near as float32 comes
     vectors = values.astype(np.float32)
     nothing = np.full((4, 4, 2, 2), np.nan, np.float32)  # without a translation residuals stay large
     reference = {"path": make_layer(tmp_path / "nothing", {0: nothing}), "src_mip": 0, "dst_mip": 0}
@@ -106,7 +107,7 @@ def test_rounding_is_never_off_by_more_than_half_a_step(decimals: int, command: 
     # A step that float32 does not hold is stored as the number next to it, half the distance between two at most.
     error = np.abs(found - expected) - np.spacing(np.abs(found).astype(np.float32)) / 2
     worst = np.unravel_index(error.argmax(), error.shape)
-    assert error.max() <= half_a_step(decimals) * (1 + 1e-9), f"{expected[worst]!r} is stored as {found[worst]!r}"
+    assert error.max() <= step / 2 * (1 + 1e-9), f"{expected[worst]!r} is stored as {found[worst]!r}"
 
 
 def _text(seed: int, faults: list[str]) -> str:

@@ -151,7 +151,7 @@ def test_nothing_is_kept_of_another_spec(
     as_from_nothing({**spec, **change})
 
 
-@pytest.mark.parametrize("more", [["--field_decimals", "3"], ["--missing", "fail"]])
+@pytest.mark.parametrize("more", [["--field_decimals", "2"], ["--missing", "fail"]])
 def test_nothing_is_kept_of_other_options(
     more: list[str], spec: Json, make: Make, as_from_nothing: Callable[..., None], read: Read
 ) -> None:

@@ -321,6 +321,22 @@ def test_rounded_keeps_decimals_and_what_is_not_finite() -> None:
     np.testing.assert_array_equal(fields.rounded(field, 2), expected, strict=True)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 20, 5000, 30_000])
+def test_rounded_to_a_binary_grid_is_the_nearest_multiple_exactly(scale: float) -> None:
+    field = random(2, 200, 200, scale=scale)
+    stored = fields.rounded(field, fields.BINARY).astype(np.float64)
+    np.testing.assert_array_equal(stored, np.rint(field.astype(np.float64) * 256) / 256)
+    assert np.abs(stored - field).max() <= 1 / 512
+
+
+def test_rounded_to_a_binary_grid_keeps_what_is_large_or_not_finite() -> None:
+    most = np.finfo(np.float32).max
+    field = np.array([[-most, most, 2**15 + 2**-8, -(2**23) - 1], [NAN, INF, -INF, 1e-40]], np.float32)[:, None]
+    expected = field.copy()
+    expected[1, 0, 3] = 0
+    np.testing.assert_array_equal(fields.rounded(field, fields.BINARY), expected, strict=True)
+
+
 def test_rounded_to_no_decimals_asked_for_is_the_field() -> None:
     field = random(2, 3, 4)
     np.testing.assert_array_equal(fields.rounded(field, None), field, strict=True)
@@ -331,6 +347,29 @@ def test_rounded_by_at_most_half_of_the_last_decimal(scale: float) -> None:
     field = random(2, 300, 300, scale=scale)
     stored = fields.rounded(field, 2).astype(np.float64)
     assert (np.abs(stored - field) <= 0.005 + np.spacing(np.abs(field)) / 2).all()
+
+
+def test_rounded_image_is_the_nearest_multiple_and_black_nowhere_else() -> None:
+    step = 1 / 64
+    image = np.array([[0, 0.3 * step, -0.3 * step, 0.5 * step], [0.6 * step, 1, -1.4 * step, 1e-30]], np.float32)
+    expected = np.array([[0, step, -step, step], [step, 1, -step, step]], np.float32)
+    np.testing.assert_array_equal(fields.rounded_image(image, step), expected, strict=True)
+
+
+@pytest.mark.parametrize("step", [1.0, 2**-11, 2**-24])
+def test_rounded_image_of_many_pixels(step: float) -> None:
+    image = random(200, 150, scale=3)
+    image[::3] = 0
+    found = fields.rounded_image(image, step)
+    np.testing.assert_array_equal(found == 0, image == 0)
+    np.testing.assert_array_equal(found / np.float32(step), np.rint(found / np.float32(step)))
+    error = np.abs(found.astype(np.float64) - image)
+    assert (error <= np.where(np.abs(found) == np.float32(step), step, step / 2)).all()
+
+
+def test_an_image_without_a_step_is_as_it_is() -> None:
+    image = random(3, 4)
+    assert fields.rounded_image(image, None) is image
 
 
 # Images with black pixels

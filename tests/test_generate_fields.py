@@ -1,5 +1,6 @@
 """Aligner modules over a dataset: pyramids, shards, and joining them."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from curation import fields
 from curation.datasets.seal import seal_finished
 from curation.datasets.shards import Shard, missing_shards, shard_size
 from curation.errors import UsageError, WorkError
+from curation.fields import BINARY
 from curation.steps import field_work
 from curation.steps.concat_fields import concat_fields
 from curation.steps.devices import Threads, Workers
@@ -29,6 +31,7 @@ from curation.steps.field_inputs import FieldInputs
 from curation.steps.field_work import FieldWork, GenerateFieldsOptions
 from curation.steps.generate_fields import generate_fields
 from curation.steps.kept_fields import KeptReader
+from curation.steps.verify_dataset import faults
 
 X, Y, PAIRS = 12, 8, 5
 
@@ -125,6 +128,17 @@ def test_fields_are_rounded_unless_told(
     options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
 ) -> None:
     np.testing.assert_array_equal(joined(options(decimals=2), tmp_path), np.round(priors + 1, 2))
+
+
+def test_fields_are_rounded_to_a_binary_grid(
+    options: Callable[..., GenerateFieldsOptions], priors: np.ndarray, tmp_path: Path
+) -> None:
+    np.testing.assert_array_equal(joined(options(decimals=BINARY), tmp_path), np.round((priors + 1) * 256) / 256)
+    with h5py.File(tmp_path / "joined.h5") as file:
+        assert file.attrs["decimals"] == "binary"
+    assert list(faults(tmp_path / "joined.h5")) == []
+    with h5py.File(tmp_path / "shards" / "0_1.h5") as file:
+        assert json.loads(file.attrs["provenance"])["field_decimals"] == "binary"
 
 
 def test_stage_0_may_have_no_prior(options: Callable[..., GenerateFieldsOptions], tmp_path: Path) -> None:
@@ -738,7 +752,7 @@ def test_a_pair_that_lies_elsewhere_is_run_anew(counted: Counted) -> None:
     assert counted.called(options) == ["loaded", "1"]
 
 
-@pytest.mark.parametrize("changes", [{"decimals": 1}, {"dst_mip": 2}, {"crop": "center"}])
+@pytest.mark.parametrize("changes", [{"decimals": 1}, {"decimals": 2}, {"dst_mip": 2}, {"crop": "center"}])
 def test_fields_of_other_parameters_are_all_made_anew(changes: dict[str, Any], counted: Counted) -> None:
     counted.called(counted.options(range(3)))
     options = counted.options(range(3), update=True, **changes)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from commands import ROOT
 
+from curation.fields import BINARY, Decimals
 from curation.steps.create_spec import CreateSpecOptions as PairOptions
 from curation.steps.create_spec import create_spec
 from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
@@ -90,9 +91,10 @@ def image_name(golden: Golden, template: str) -> str:
 @pytest.mark.parametrize(
     ("spec", "decimals", "field_tolerance", "parallel"),
     [
+        ("expected_spec", BINARY, 0.00205, 1),
         ("expected_spec", 2, 0.0051, 1),
         ("expected_spec", None, 1e-4, 1),
-        ("legacy_spec", 2, 0.0051, 1),
+        ("legacy_spec", BINARY, 0.00205, 1),
         ("legacy_spec", None, 1e-4, 1),
         ("expected_spec", None, 1e-4, 2),
     ],
@@ -100,7 +102,7 @@ def image_name(golden: Golden, template: str) -> str:
 def test_make_dataset_gives_the_expected_arrays(
     template: str,
     spec: str,
-    decimals: int | None,
+    decimals: Decimals,
     field_tolerance: float,
     parallel: int,
     golden: Golden,

@@ -210,7 +210,8 @@ def test_download_image_refuses(
 
 def test_values_are_parsed_at_the_boundary() -> None:
     assert cli.numbers("0,1,3") == (0, 1, 3)
-    assert cli.decimals("none") is None
+    assert [cli.decimals(text) for text in ("none", "binary", "6")] == [None, "binary", 6]
+    assert [cli.step(text) for text in ("1/2048", "0.00048828125", "1", "2/8")] == [2**-11, 2**-11, 1, 0.25]
     assert cli.json_object('{"finetune_iter": 50}') == {"finetune_iter": 50}
     for parse, text in [
         (cli.numbers, "0,0"),
@@ -218,6 +219,12 @@ def test_values_are_parsed_at_the_boundary() -> None:
         (cli.positive, "0"),
         (cli.level, "one"),
         (cli.decimals, "7"),
+        (cli.decimals, "-1"),
+        (cli.decimals, "octal"),
+        *[
+            (cli.step, text)
+            for text in ("0", "-1/2", "2", "1/3", "1/0", "0.0005", "nan", "half", "1/2048/2", "1/33554432")
+        ],
         (cli.threshold, "nan"),
         (cli.threshold, "high"),
         (cli.json_object, "[1]"),

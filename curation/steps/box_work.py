@@ -15,6 +15,7 @@ import numpy as np
 from .. import fields, runner, samples
 from ..datasets.chunks import Chunk, encode, encode_grey
 from ..datasets.facts import SOURCE, TARGET, VOLUMES, BoxFacts
+from ..fields import BINARY, Decimals
 from ..samples import Sample
 from ..spec import Mask, Reference, Spec, VolumeSpec, field_reference, image_reference
 from .box_tasks import BoxResult, BoxTask
@@ -35,15 +36,17 @@ _Chunks = tuple[Chunk | None, Chunk | None, Chunk | None]
 class BoxWork:
     """What a worker does. `spec` is without pairs.
 
-    normalised: whether images are normalised; otherwise they keep the volume's values. decimals: of stored fields.
-    layer: the CloudVolume layer that the worker uploads images to; if it is None, the worker returns chunks. missing:
-    what a missing chunk means, and retry_for: how long a store that is away is waited for, see `Volumes`. expects_data:
-    whether a volume of which no chunk is there is refused before the work begins.
+    normalised: whether images are normalised; otherwise they keep the volume's values. decimals: what stored
+    fields are rounded to. image_step: what warped targets are rounded to. layer: the CloudVolume layer that the worker
+    uploads images to; if it is None, the worker returns chunks. missing: what a missing chunk means, and retry_for: how
+    long a store that is away is waited for, see `Volumes`. expects_data: whether a volume of which no chunk is there is
+    refused before the work begins.
     """
 
     spec: Spec
     normalised: bool = True
-    decimals: int | None = 2
+    decimals: Decimals = BINARY
+    image_step: float | None = None
     layer: str | None = None
     missing: str = "black"
     retry_for: float = RETRY_FOR_S
@@ -91,7 +94,9 @@ class BoxWork:
             image = encode_grey(sample.image)
             return image, image, None
         source = encode_grey(sample.image) if SOURCE in roles else None
-        target = encode(_warped(sample, data)) if TARGET in roles else None
+        target = None
+        if TARGET in roles:
+            target = encode(fields.rounded_image(_warped(sample, data), self.image_step))
         residual = encode(fields.rounded(data.residual, self.decimals)) if SOURCE in roles else None
         return source, target, residual
 

@@ -30,6 +30,7 @@ from ..datasets.shards import LONGEST_SHARD, Shard
 from ..datasets.stored import Empty
 from ..datasets.writer import write_whole
 from ..errors import UsageError, WorkError
+from ..fields import BINARY, Decimals
 from ..provenance import Provenance
 from .devices import FLOAT32, Workers, pinned_on
 from .field_inputs import Checksums, FieldInputs, PairInputs, open_inputs
@@ -66,7 +67,7 @@ class GenerateFieldsOptions:
     overlap: int | None = None
     model_params: Mapping[str, Any] = field(default_factory=dict)
     crop: str = "start"
-    decimals: int | None = 2
+    decimals: Decimals = BINARY
     missing_prior: str = "stop"
     failed: str = "stop"
     max_failures: int = 10

@@ -11,6 +11,7 @@ import numpy as np
 from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS, QUALITY_FACTS
 from ..datasets.layout import Layout, any_image_name, field_name, image_name
 from ..errors import UsageError
+from ..fields import BINARY, Decimals
 from ..files import Existing, PathLike
 from ..pair_selection import Exclusion, read_exclusion
 from ..provenance import EXCLUSION, WITH_QUALITY, provenance, sha256
@@ -25,11 +26,12 @@ from .report import Plan, Report, table
 class MakeDatasetOptions:
     """make_dataset's arguments.
 
-    name: of the files, without `.h5`; None: after the first pair's source. decimals: of stored fields, None for all
-    there are. missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes
-    without any chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid
-    pixels. retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the
-    numbers of the pairs too. exclude: exclusion files; their pairs are left out, in either direction.
+    name: of the files, without `.h5`; None: after the first pair's source. decimals: what stored fields are rounded to.
+    image_step: what warped targets are rounded to, a power of two, in deviations; None for nothing.
+    missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes without any
+    chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid pixels.
+    retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the numbers
+    of the pairs too. exclude: exclusion files; their pairs are left out, in either direction.
     """
 
     spec_path: str
@@ -37,7 +39,8 @@ class MakeDatasetOptions:
     parallel: int
     name: str | None = None
     suffix: str | None = None
-    decimals: int | None = 2
+    decimals: Decimals = BINARY
+    image_step: float | None = None
     missing: str | None = None
     min_valid: float | None = None
     retry_for: float = RETRY_FOR_S
@@ -80,6 +83,8 @@ def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
             raise UsageError("--name is of files; a layer has the name of its --dst_path")
         if options.quality:
             raise UsageError("--quality measures pairs for the field file; with a layer there is none")
+        if options.image_step is not None:
+            raise UsageError("--image_step rounds the warped targets of an image file; a layer is not rounded")
         return _make_layer(spec, options)
     job = box_job(spec, options)
     if options.dry_run:
@@ -103,12 +108,16 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
     missing = options.missing or "black"
     if options.quality and spec.field is None:
         raise UsageError("--quality measures what the field makes of each pair, and this spec has no field")
+    if options.image_step is not None and spec.field is None:
+        raise UsageError("--image_step rounds targets that the field has warped, and this spec has no field")
     parts: dict[str, Any] = {
         **of_spec,
         "field_decimals": options.decimals,
         "min_valid": options.min_valid,
         "missing": missing,
     }
+    if options.image_step is not None:  # named only where it is given: without it the images are as ever
+        parts["image_step"] = options.image_step
     if exclusion is not None and exclusion.mask.any():
         parts[EXCLUSION] = sha256(json.dumps(np.flatnonzero(exclusion.mask).tolist()))
     made_of = provenance(**parts)
@@ -126,7 +135,10 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
     folder = Path(options.dst_path)
     name = image_name(of_all, spec.dst_mip) if options.name is None else _checked_name(options.name)
     earlier = any_image_name(spec.dst_mip) if options.name is None else None
-    images = Layout(shape, 2, {**arrays, **_notes(spec, places)}, tuple(BOX_FACTS), made_of, attributes)
+    of_images = {} if options.image_step is None else {"image_step": options.image_step}
+    images = Layout(
+        shape, 2, {**arrays, **_notes(spec, places)}, tuple(BOX_FACTS), made_of, {**attributes, **of_images}
+    )
     residuals = None
     if spec.field is not None:
         attributes = {**attributes, "decimals": "none" if options.decimals is None else options.decimals}
@@ -140,6 +152,7 @@ def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
         work=BoxWork(
             _without_pairs(spec),
             decimals=options.decimals,
+            image_step=options.image_step,
             missing=missing,
             retry_for=options.retry_for,
             expects_data=options.missing != "black",
