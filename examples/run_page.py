@@ -1,4 +1,4 @@
-"""Run the commands of a page's ```sh blocks in one shell, in order, as somebody does who pastes them.
+"""Run the ```sh and ```python blocks of a page in one shell, in order, as somebody does who pastes them.
 
     python examples/run_page.py README.md --folder demo
 
@@ -14,13 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WALK = re.compile(r"\bwalk\b")
 
 
 def commands(page: str, folder: str = "walk") -> list[str]:
-    """The lines of all ```sh blocks, writing to `folder`."""
-    return [WALK.sub(folder, line) for block in BLOCK.findall(page) for line in block.splitlines() if line]
+    """What is run, writing to `folder`: each line of a ```sh block, and each ```python block as a whole."""
+    found: list[str] = []
+    for language, text in BLOCK.findall(WALK.sub(folder, page)):
+        found += [f"python -c {shlex.quote(text)}"] if language == "python" else filter(None, text.splitlines())
+    return found
 
 
 def as_script(lines: list[str]) -> str:
