@@ -546,8 +546,8 @@ def test_crops_depend_on_seed_epoch_and_index(images: Path) -> None:
 
 @pytest.fixture
 def split(tmp_path: Path) -> Iterator[Path]:
-    """Pairs 3 and 1 to train, and one that is in no file; pair 2 to validate; none of the others to test."""
-    parts = {"train": [PAIRS[3], PAIRS[1], pair(9, 9, 9)], "validation": [PAIRS[2]], "test": [pair(9, 9, 9)]}
+    """Pairs 3 and 1 to train, and one that is in no file; pair 2 to validate; one that is in no file to test."""
+    parts = {"train": [PAIRS[3], PAIRS[1], pair(9, 9, 9)], "validation": [PAIRS[2]], "test": [pair(7, 7, 7)]}
     content = {"parts": [{"name": name, "pairs": pairs} for name, pairs in parts.items()], "seed": 0}
     yield put_json(tmp_path / "split.json", content)
 

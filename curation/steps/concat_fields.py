@@ -102,8 +102,8 @@ def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.RE
 
     A file that was joined from the same shards is not touched.
     """
-    paths, strays = _find(Path(temp_dir))
     _check_target(dst_path)
+    paths, strays = _find(Path(temp_dir))
     check_undamaged(*(path for path, _ in paths))
     shards = sorted((_read_shard(path, shard) for path, shard in paths), key=lambda part: (part.first, part.last))
     check_alike(shards)
