@@ -16,7 +16,7 @@ from curation.machine import usable_cores
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__, resumes=False)
-    made.add_argument("--image_path", required=True, help="image file")
+    made.add_argument("--image_path", required=True, help="image file, or a folder of shards")
     made.add_argument(
         "--field_path", nargs="+", default=[], metavar="FILE", help="field files, or folders of shards, stage by stage"
     )

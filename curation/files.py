@@ -80,11 +80,22 @@ def holds(path: PathLike, pieces: Iterable[str]) -> bool:
 @contextmanager
 def written_whole(path: PathLike) -> Iterator[TextIO]:
     """A text file that appears under `path` whole when the block ends, and not at all if it raises."""
-    target = Path(path)
+    with _appearing(Path(path)) as temporary, open(temporary, "x", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+def write_bytes_whole(path: PathLike, content: bytes) -> None:
+    """Write a file that appears under `path` whole, or not at all."""
+    with _appearing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Where to write a file that is moved to `target` when the block ends, and deleted if it raises."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            yield file
+        yield temporary
         publish(temporary, target)
     except OSError as error:
         raise WorkError(f"{target}: {error.strerror or error}") from error

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import numpy as np
 from .. import __version__
 from ..annotations.viewer_states import commands_to_serve
 from ..datasets.collection import Collection
-from ..errors import WorkError
-from ..files import PathLike, publish, shown_name, written_whole
+from ..files import PathLike, shown_name, write_bytes_whole, written_whole
 from ..provenance import parsed, sha256
 from ..quality import WINDOW
 from ..review import pictures
@@ -206,16 +204,7 @@ def write_sheet(path: PathLike, reviewed: Reviewed, rows: int, order: str) -> No
     title = f"{shown_name(reviewed.images.path)}: {len(drawn)} of {len(reviewed.places)} pairs, {_TITLES[order]}"
     resolution, mip = reviewed.texts.resolution, reviewed.images.mip
     scale = Scale(1, "px") if resolution is None or mip is None else Scale(resolution[0] * 2**mip, "nm")
-    content = pictures.as_png(draw_sheet(title, headings, drawn, scale))
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        publish(temporary, target)
-    except OSError as error:
-        raise WorkError(f"{target}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes_whole(path, pictures.as_png(draw_sheet(title, headings, drawn, scale)))
 
 
 def _chosen(reviewed: Reviewed, rows: int, order: str) -> list[int]:

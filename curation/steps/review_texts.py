@@ -49,7 +49,7 @@ class PairTexts:
         return {"rows": self.rows(place), "note": _whole(note), "link": self.link(place)}
 
     def rows(self, place: int) -> list[tuple[str, ...]]:
-        """Names, and what the source and the target are: `("start (x, y, z)", "144, 176, 5", "144, 176, 4")`."""
+        """Names, and what the source and the target are: `("start (MIP-0 voxels)", "144, 176, 5", "144, 176, 4")`."""
         rows = []
         for name, label in _PLACES.items():
             if name in self.images.arrays:
