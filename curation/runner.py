@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from .errors import UsageError, WorkError
 from .machine import THREADS
+from .result_memory import ResultMemory, result_memory
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -49,12 +50,15 @@ def run(
     runs: Sequence[Sequence[Unit]],
     workers: int,
     hear: Callable[[int, Any], None] = lambda number, what: None,
+    lent_bytes: int = 0,
 ) -> Generator[tuple[int, Result], None, None]:
     """Results as they come, each with its unit's number: its place among the units of all runs laid end to end.
 
     One worker is this process itself; more are processes of their own, which are given `work` pickled. `work`'s first
     argument is the worker's number. What `work` raises is raised here. hear: called with a worker's number and what it
-    says beside its results (`say`); of one that has died, with None.
+    says beside its results (`say`); of one that has died, with None. lent_bytes: if given, what the arrays of a result
+    take at most; they may then be used only until the next result is asked for, and cost the caller less
+    (`result_memory`).
     """
     numbered = _number(runs)
     workers = min(workers, len(runs))
@@ -62,7 +66,7 @@ def run(
         _here.say = partial(hear, 0)
         yield from work(0, (item for run in numbered for item in run))
     else:
-        yield from _Pool(work, numbered, workers, hear).results()
+        yield from _Pool(work, numbered, workers, hear, lent_bytes).results()
 
 
 def say(what: Any) -> None:
@@ -166,8 +170,10 @@ class _Pool(Generic[Unit, Result]):
         runs: list[list[tuple[int, Unit]]],
         workers: int,
         hear: Callable[[int, Any], None],
+        lent_bytes: int,
     ) -> None:
         self._work = work
+        self._lent_bytes = lent_bytes
         self._hear = hear
         self._waiting = deque(runs)
         self._left = sum(map(len, runs))
@@ -188,17 +194,18 @@ class _Pool(Generic[Unit, Result]):
 
     def _start(self, number: int) -> None:
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_serve, args=(theirs, number, self._work), daemon=True)
+        memory = result_memory(self._lent_bytes)
+        process = _CONTEXT.Process(target=_serve, args=(theirs, memory, number, self._work), daemon=True)
         _start_server()
         with _without(signal.SIGINT, signal.SIGTERM):  # a worker that is half started would end with a traceback
             process.start()
-            self._members[ours] = _Member(number, process, ours)
+            self._members[ours] = _Member(number, process, ours, memory)
         theirs.close()  # so that the worker's death closes the pipe
 
     def _listen(self, pipe: Connection) -> Iterator[tuple[int, Result]]:
         member = self._members[pipe]
         try:
-            kind, *content = _receive(pipe)
+            kind, *content = _receive(pipe, member.memory)
             if kind == _WANT:
                 self._give(member)
         except (EOFError, OSError):  # OSError: it died amid a message
@@ -213,6 +220,8 @@ class _Pool(Generic[Unit, Result]):
             if member.units.pop(number, None) is not None:
                 self._left -= 1
                 yield number, result
+            if member.memory is not None:
+                member.memory.release()
 
     def _give(self, member: "_Member[Unit]") -> None:
         run = self._waiting.popleft() if self._waiting else []
@@ -222,7 +231,7 @@ class _Pool(Generic[Unit, Result]):
     def _replace_dead(self, member: "_Member[Unit]") -> None:
         """Put a dead worker's units back, and take on another in its place."""
         del self._members[member.pipe]
-        member.pipe.close()
+        member.close()
         member.process.join()
         self._hear(member.number, None)
         for number in member.units:
@@ -236,14 +245,20 @@ class _Pool(Generic[Unit, Result]):
 class _Member(Generic[Unit]):
     """A worker process, and the units in its hands."""
 
-    def __init__(self, number: int, process: Any, pipe: Connection) -> None:
+    def __init__(self, number: int, process: Any, pipe: Connection, memory: ResultMemory | None) -> None:
         self.number = number
         self.process = process
         self.pipe = pipe
+        self.memory = memory
         self.units: dict[int, Unit] = {}
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.pipe.close()
+        if self.memory is not None:
+            self.memory.close()
+
+    def stop(self) -> None:
+        self.close()
         self.process.terminate()
         self.process.join()
 
@@ -254,7 +269,7 @@ def _cause(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
-def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
+def _serve(pipe: Connection, memory: ResultMemory | None, number: int, work: "Work[Unit, Result]") -> None:
     """Worker main loop; ends when the parent's pipe closes, so that no orphan outlives its parent."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which an ended worker would leave behind
@@ -262,7 +277,7 @@ def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
     _here.say = lambda what: _send(pipe, (_SAID, what))
     try:
         for done, result in work(number, _units(pipe)):
-            _send(pipe, (_RESULT, done, result))
+            _send(pipe, (_RESULT, done, result), memory)
         pipe.recv()
     except (EOFError, ConnectionError):
         pass
@@ -272,20 +287,26 @@ def _serve(pipe: Connection, number: int, work: "Work[Unit, Result]") -> None:
     os._exit(0)  # without waiting for threads that may still be reading
 
 
-def _send(pipe: Connection, message: Any) -> None:
-    """Send a message; the arrays in it go as they lie in memory (PEP 574), where pickling would copy them twice."""
+def _send(pipe: Connection, message: Any, memory: ResultMemory | None = None) -> None:
+    """Send a message; the arrays in it go as they lie in memory (PEP 574), where pickling would copy them twice.
+
+    They go through `memory`, if there is such and they fit, and else behind the message.
+    """
     arrays: list[pickle.PickleBuffer] = []
     content = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
     views = [array.raw() for array in arrays]
+    lent = memory is not None and memory.put(views)
     with _sending:
-        pipe.send(([view.nbytes for view in views], content))
-        for view in views:
+        pipe.send(([view.nbytes for view in views], lent, content))
+        for view in [] if lent else views:
             _all_of(view, lambda part: os.writev(pipe.fileno(), [part]))
 
 
-def _receive(pipe: Connection) -> Any:
+def _receive(pipe: Connection, memory: ResultMemory | None) -> Any:
     """The next message; `EOFError` at the end of the pipe, though it be amid a message."""
-    sizes, content = pipe.recv()
+    sizes, lent, content = pipe.recv()
+    if lent and memory is not None:
+        return pickle.loads(content, buffers=memory.taken(sizes))
     arrays = [np.empty(size, np.uint8) for size in sizes]
     for array in arrays:
         _all_of(array.data, lambda part: os.readv(pipe.fileno(), [part]))

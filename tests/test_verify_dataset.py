@@ -24,6 +24,7 @@ from small_jobs import (
 )
 from whole_files import KINDS, SEALED, whole_files
 
+from curation.datasets.chunks import Chunk
 from curation.datasets.facts import BOX_FACTS
 from curation.datasets.partial import entry_of, row_of
 from curation.datasets.seal import seal_finished
@@ -143,7 +144,8 @@ def test_the_values_of_a_chunk_are_compared_with_their_checksum(taken: Callable[
         file["crc32"][1, 0] ^= 1
         facts = {name: file[name][:] for name in BOX_FACTS if name in file}
         skipped, stored = file["main"].id.read_direct_chunk((1, 0, 0, 0))
-        file["checksum"][1, 0] = entry_of(stored, skipped, row_of(facts, file["crc32"][:], 1, 0))
+        chunk = Chunk(np.frombuffer(stored, np.uint8), 0, skipped)
+        file["checksum"][1, 0] = entry_of(chunk, row_of(facts, file["crc32"][:], 1, 0))
         seal_finished(file)
     assert faults(path) == [f"{path}: pair 1 source: its values do not have the CRC-32 that crc32 says"]
 

@@ -6,6 +6,7 @@ filters are H5Z_FILTER_SHUFFLE and H5Z_FILTER_DEFLATE of the HDF5 File Format Sp
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from isal import isal_zlib
@@ -25,6 +26,11 @@ class Chunk:
     crc32: int
     skipped: int = 0
 
+    @cached_property
+    def stored_crc32(self) -> int:
+        """The CRC-32 of `data`. It is taken once, where the chunk is made, and goes with the chunk when it is sent."""
+        return isal_zlib.crc32(self.data)
+
 
 def encode(values: np.ndarray) -> Chunk:
     """Values as HDF5's shuffle and gzip filters store them: byte k of every number, for k = 0..3, then deflated.
@@ -35,11 +41,13 @@ def encode(values: np.ndarray) -> Chunk:
     """
     values = np.ascontiguousarray(values, "<f4")
     shuffled = np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(-1, 4).T)
-    return Chunk(_bytes(_zlib_stream(shuffled)), isal_zlib.crc32(values))
+    return _chunk(_zlib_stream(shuffled), values)
 
 
-def _bytes(content: bytes) -> np.ndarray:
-    return np.frombuffer(content, np.uint8)
+def _chunk(stored: bytes, values: np.ndarray, skipped: int = 0) -> Chunk:
+    chunk = Chunk(np.frombuffer(stored, np.uint8), isal_zlib.crc32(values), skipped)
+    _ = chunk.stored_crc32  # here, since workers encode: the process that writes has the least time
+    return chunk
 
 
 def _zlib_stream(planes: np.ndarray) -> bytes:
@@ -83,4 +91,4 @@ def encode_grey(values: np.ndarray) -> Chunk:
     Its four-byte numbers repeat as wholes, which shuffling would tear apart.
     """
     values = np.ascontiguousarray(values, "<f4")
-    return Chunk(_bytes(isal_zlib.compress(values, DEFLATE_LEVEL)), isal_zlib.crc32(values), WITHOUT_SHUFFLE)
+    return _chunk(isal_zlib.compress(values, DEFLATE_LEVEL), values, WITHOUT_SHUFFLE)

@@ -37,12 +37,12 @@ class _EarlierFile:
     entries: np.ndarray
 
     def box(self, sample: int, role: int) -> tuple[Chunk | None, dict[str, Any]] | None:
-        chunk, skipped, stored = None, 0, b""
+        chunk = None
         with suppress(OSError, RuntimeError):  # of a damaged file
             if role < self.crc32.shape[1]:
                 skipped, stored = self.data.main.id.read_direct_chunk((sample, role, 0, 0))
                 chunk = Chunk(np.frombuffer(stored, np.uint8), int(self.crc32[sample, role]), skipped)
-            entry = entry_of(stored, skipped, row_of(self.facts, self.crc32, sample, role))
+            entry = entry_of(chunk, row_of(self.facts, self.crc32, sample, role))
             if entry == self.entries[sample, role]:
                 return chunk, {name: values[sample, role] for name, values in self.facts.items()}
         return None

@@ -25,6 +25,7 @@ from isal import isal_zlib
 from ..errors import UsageError, WorkError
 from ..files import Existing, PathLike
 from ..provenance import Provenance, as_text, differences, stored_in
+from .chunks import Chunk
 from .dataset import open_dataset
 from .facts import BOX_FACTS
 from .layout import Layout
@@ -34,8 +35,6 @@ from .seal import DamageError, begun_seal, is_as_sealed
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
 _ROOM = 64 * 2**20  # bytes
 _RAISED = (OSError, RuntimeError, KeyError, ValueError)  # by HDF5 and the file system
-
-Buffer = bytes | np.ndarray
 
 
 def partial_path(target: PathLike) -> Path:
@@ -180,9 +179,10 @@ def _begun_with_another(partial: Path, differ: str) -> str:
 # Checksums
 
 
-def entry_of(stored: Buffer, skipped: int, row: bytes) -> int:
+def entry_of(chunk: Chunk | None, row: bytes) -> int:
     """The entry of a box in `checksum`: `_WRITTEN`, and the CRC-32 of its stored chunk, facts and filter mask."""
-    return _WRITTEN | isal_zlib.crc32(row + skipped.to_bytes(4, "little"), isal_zlib.crc32(stored))
+    stored_crc32, skipped = (0, 0) if chunk is None else (chunk.stored_crc32, chunk.skipped)
+    return _WRITTEN | isal_zlib.crc32(row + skipped.to_bytes(4, "little"), stored_crc32)
 
 
 def row_of(facts: Mapping[str, np.ndarray], crc32: np.ndarray, sample: int, role: int) -> bytes:
@@ -199,10 +199,11 @@ def intact_boxes(file: h5py.File) -> np.ndarray:
     intact = np.zeros(entries.shape, bool)
     for sample, role in np.argwhere(entries).tolist():
         with suppress(OSError, RuntimeError, KeyError):
-            skipped, stored = 0, b""
+            chunk = None
             if role < crc32.shape[1]:
                 skipped, stored = file["main"].id.read_direct_chunk((sample, role, 0, 0))
-            entry = entry_of(stored, skipped, row_of(facts, crc32, sample, role))
+                chunk = Chunk(np.frombuffer(stored, np.uint8), int(crc32[sample, role]), skipped)
+            entry = entry_of(chunk, row_of(facts, crc32, sample, role))
             intact[sample, role] = entry == entries[sample, role]
     return intact
 

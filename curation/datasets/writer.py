@@ -71,12 +71,13 @@ class Writer:
             with failing(self._partial):
                 # `main` is opened anew for each chunk: HDF5 2.0 gives the filter mask of the chunk written last as 0
                 # for as long as its dataset stays open, and what reads it then takes shuffled for unshuffled bytes.
-                self._file["main"].id.write_direct_chunk((sample, role, 0, 0), chunk.data, chunk.skipped)
+                main = h5py.h5d.open(self._file.id, b"main")
+                main.write_direct_chunk((sample, role, 0, 0), chunk.data, chunk.skipped)
             self._crc32[sample, role] = chunk.crc32
         for name in self.layout.facts:
             self.facts[name][sample, role] = facts[name]
         row = row_of(self.facts, self._crc32, sample, role)
-        self._entries[sample, role] = entry_of(chunk.data, chunk.skipped, row) if chunk else entry_of(b"", 0, row)
+        self._entries[sample, role] = entry_of(chunk, row)
         self._touched.add(sample)
 
     def commit(self) -> None:

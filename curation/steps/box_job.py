@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from ..volumes.box_reader import BoxReader
 
 # A commit follows once this many bytes were put, or once this much time has passed. A crash loses what was put since.
-COMMIT_BYTES = 64 * 2**20
+# Each commit costs processor time, so where boxes come fast it is the time that decides.
+COMMIT_BYTES = 256 * 2**20
 COMMIT_S = 5.0
 
 
@@ -363,7 +364,7 @@ def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callab
     numbered = [task for run in runs for task in run]
     with (
         progress(len(tasks), "boxes cut", "box") as bar,
-        closing(runner.run(work, runs, workers, _Waiting(bar))) as results,
+        closing(runner.run(work, runs, workers, _Waiting(bar), work.result_bytes)) as results,
     ):
         for number, result in results:
             put(numbered[number], result)

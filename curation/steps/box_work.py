@@ -65,6 +65,11 @@ class BoxWork:
                 chunks = self._chunks(task, data, sample) if layer is None else _upload(layer, task, data, sample)
                 yield number, BoxResult(*chunks, _facts(data, sample), volumes.take_retries())
 
+    @property
+    def result_bytes(self) -> int:
+        """What the chunks of a box take at most: two images and the two components of a field, which hardly grow."""
+        return 0 if self.layer else 4 * 4 * self.spec.x_size * self.spec.y_size
+
     def checked_reader(self, starts: np.ndarray, kept: np.ndarray | None = None) -> "BoxReader":
         """A reader of the spec's volumes; a `UsageError` if boxes cannot be read.
 
