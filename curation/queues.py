@@ -10,7 +10,9 @@ worker import and call somebody's function: it is refused.
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -50,7 +52,7 @@ class UnitQueue:
             raise UsageError(f"{url}: queues need a package that is not installed: pip install task-queue") from None
         if self.is_file_queue and not os.path.isdir(os.path.dirname(os.path.abspath(rest))):
             raise UsageError(f"{url}: there is no folder {os.path.dirname(os.path.abspath(rest))} to make it in")
-        with _telling(url):
+        with _telling(url), redirect_stdout(sys.stderr):  # it prints that a queue is not there, each time that it asks
             self._queue = TaskQueue(url, progress=False)
         self._api = self._queue.api
 
