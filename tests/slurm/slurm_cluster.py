@@ -119,7 +119,13 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     )
     cluster = Cluster(folder)
     with ExitStack() as stack:
-        files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "munged.log", "seed-file": "seed"}
+        files = {
+            "key-file": "key",
+            "socket": "socket",
+            "pid-file": "pid",
+            "log-file": "munged.log",
+            "seed-file": "seed",
+        }
         options = [f"--{option}={folder}/munge.{name}" for option, name in files.items()]
         stack.enter_context(_daemon(folder, "munged", "--foreground", *options))
         wait_until(lambda: (folder / "munge.socket").exists(), "munged listens", START_S, cluster.logs)
