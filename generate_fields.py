@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max_failures", type=cli.positive, default=10, help="stop after so many such pairs (10)")
     made.add_argument("--update", action="store_true", help="replace shards of other inputs; keep what is still right")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
+    cli.add_parts(made)
     cli.add_quiet(made)
     return made
 
@@ -90,6 +91,9 @@ def main(args: argparse.Namespace) -> None:
             debug=args.debug,
             update=args.update,
             dry_run=args.dry_run,
+            task=args.shard,
+            queue=args.queue,
+            status=args.status,
         )
     )
     print(made)

@@ -4,11 +4,18 @@
 
 Writes x{X}_y{Y}_z{Z}_MIP{M}.h5 and, if the spec has a field, field_0_x{X}_y{Y}_z{Z}_MIP{M}.h5 into the folder. With
 a cloud path (gs://..., s3://..., file://...) it writes the images, warped, as sections of a CloudVolume layer.
+
+    python make_dataset.py --spec_path spec.json --dst_path ./dataset --shards
+
+With --shards it writes folders of shards of those names instead of files, which many processes, on many machines, can
+do a part of each: the tasks of a job array (--shard), or the workers of a queue (--queue, and run_worker.py).
 """
 
 import argparse
 
 from curation import cli
+from curation.array_task import local_share
+from curation.datasets.shards import SHARD_PAIRS
 from curation.machine import usable_cores
 
 
@@ -17,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--spec_path", required=True, help="the spec, from create_spec.py")
     made.add_argument("--dst_path", required=True, help="a folder, made if only it is missing, or a layer's cloud path")
     made.add_argument("--name", help="of the files, without .h5 (after the first pair: x{X}_y{Y}_z{Z}_MIP{M})")
-    made.add_argument("--parallel", type=cli.positive, default=usable_cores(), help="worker processes (all CPUs)")
+    cores = max(1, usable_cores() // local_share()[1])
+    made.add_argument("--parallel", type=cli.positive, default=cores, help="worker processes (all CPUs)")
     made.add_argument("--suffix", help="a tag before .h5 in the field file's name, such as a checkpoint's")
     made.add_argument(
         "--field_decimals",
@@ -44,6 +52,15 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="leave out the pairs of these JSON files, and their reverses",
     )
+    made.add_argument(
+        "--shards",
+        metavar="PAIRS",
+        type=cli.positive,
+        nargs="?",
+        const=SHARD_PAIRS,
+        help=f"write folders of shards of so many pairs each ({SHARD_PAIRS}), instead of files",
+    )
+    cli.add_parts(made)
     made.add_argument("--quality", action="store_true", help="measure each pair, and put the numbers in the field file")
     made.add_argument("--dry_run", action="store_true", help="only check, and print what would be done")
     cli.add_existing(made)
@@ -69,6 +86,10 @@ def main(args: argparse.Namespace) -> None:
             quality=args.quality,
             exclude=tuple(args.exclude),
             dry_run=args.dry_run,
+            shard_pairs=args.shards,
+            task=args.shard,
+            queue=args.queue,
+            status=args.status,
             existing=cli.existing(args),
         )
     )

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from .array_task import OF_SCHEDULER
 from .errors import UsageError, WorkError
 from .files import Existing
 
@@ -54,6 +55,24 @@ def add_existing(parser: argparse.ArgumentParser) -> None:
         "--update", action="store_true", help="bring output that is there up to date: keep what is right, make the rest"
     )
     either.add_argument("--overwrite", action="store_true", help="make the output anew, and replace what is there")
+
+
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which many processes, on many machines, do a part of the work each."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--shard",
+        metavar="I/N",
+        nargs="?",
+        const=OF_SCHEDULER,
+        help="make only the I-th of N parts of the shards, from 0; without I/N, as SLURM, Kubernetes or torchrun says",
+    )
+    either.add_argument(
+        "--queue",
+        metavar="URL",
+        help="put the missing shards into a queue for run_worker.py: fq://FOLDER or sqs://NAME",
+    )
+    either.add_argument("--status", action="store_true", help="only say how many shards are there, missing and failed")
 
 
 def existing(args: argparse.Namespace) -> Existing:
@@ -176,6 +195,14 @@ def width(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a width: want nm, more than 0")
+    return value
+
+
+def lease(text: str) -> int:
+    """The length of a lease in whole seconds: at least 3, and no more than the 12 hours that SQS allows."""
+    value = _integer(text, at_least=3)
+    if value > 43200:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than the 43200 seconds that a queue allows")
     return value
 
 

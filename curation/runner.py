@@ -15,13 +15,13 @@ import signal
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -35,6 +35,7 @@ Result = TypeVar("Result")
 Work = Callable[[int, Iterator[tuple[int, Unit]]], Iterator[tuple[int, Result]]]
 
 LONGEST_TMPDIR = 70  # bytes
+POLL_S = 0.1  # between two looks for units, while a worker has none
 DEATHS_ALLOWED = 2  # of workers, while any one unit is in their hands
 
 # Not fork: a fork of a process with threads may inherit a locked lock, and would keep the other workers' pipes open,
@@ -63,10 +64,39 @@ def run(
     numbered = _number(runs)
     workers = min(workers, len(runs))
     if workers <= 1:
-        _here.say = partial(hear, 0)
-        yield from work(0, (item for run in numbered for item in run))
+        before, _here.say = _here.say, partial(hear, 0)
+        try:
+            yield from work(0, (item for run in numbered for item in run))
+        finally:
+            _here.say = before  # this process may be a worker itself
     else:
-        yield from _Pool(work, numbered, workers, hear, lent_bytes).results()
+        yield from _Pool(work, _Runs(numbered), workers, hear, lent_bytes).results()
+
+
+class Source(Protocol[Unit]):
+    """Where units come from that are not all known from the beginning."""
+
+    @property
+    def over(self) -> bool:
+        """Whether there will be no more of them."""
+        ...
+
+    def take(self) -> list[tuple[int, Unit]] | None:
+        """Numbered units for a worker; None where there are none now."""
+        ...
+
+    def lost(self, units: Mapping[int, Unit], cause: str) -> None:
+        """Hear that a worker has died that had these units. cause: of its death."""
+        ...
+
+
+def serve(work: "Work[Unit, Result]", source: Source[Unit], workers: int) -> Generator[tuple[int, Result], None, None]:
+    """Results as they come, of units that come as they come, until there will be no more of them.
+
+    Workers are processes of their own. `work` is called again and again in each: an iterator of units ends when there
+    are none for a while, so that the results of those in hand do not wait for others.
+    """
+    yield from _Pool(work, source, workers, lambda number, what: None, 0, asks_again=True).results()
 
 
 def say(what: Any) -> None:
@@ -163,31 +193,58 @@ def ahead(function: Callable[[Unit], Result], units: Iterable[Unit], depth: int)
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+class _Runs(Generic[Unit]):
+    """Units that are all known from the beginning, in runs."""
+
+    def __init__(self, runs: list[list[tuple[int, Unit]]]) -> None:
+        self._waiting = deque(runs)
+        self._deaths: dict[int, int] = {}
+
+    @property
+    def over(self) -> bool:
+        return not self._waiting
+
+    def take(self) -> list[tuple[int, Unit]]:
+        return self._waiting.popleft() if self._waiting else []
+
+    def lost(self, units: Mapping[int, Unit], cause: str) -> None:
+        """Put a dead worker's units back, for others."""
+        for number in units:
+            self._deaths[number] = self._deaths.get(number, 0) + 1
+        if any(self._deaths[number] > DEATHS_ALLOWED for number in units):
+            raise WorkError(cause)
+        self._waiting.appendleft(list(units.items()))
+
+
 class _Pool(Generic[Unit, Result]):
     def __init__(
         self,
         work: "Work[Unit, Result]",
-        runs: list[list[tuple[int, Unit]]],
+        source: Source[Unit],
         workers: int,
         hear: Callable[[int, Any], None],
         lent_bytes: int,
+        asks_again: bool = False,
     ) -> None:
         self._work = work
         self._lent_bytes = lent_bytes
         self._hear = hear
-        self._waiting = deque(runs)
-        self._left = sum(map(len, runs))
+        self._source = source
+        self._asks_again = asks_again
         self._workers = workers
         self._members: dict[Connection, _Member[Unit]] = {}
-        self._deaths: dict[int, int] = {}
+        self._idle: list[_Member[Unit]] = []  # they have asked, and there were no units
 
     def results(self) -> Iterator[tuple[int, Result]]:
         try:
             for number in range(self._workers):
                 self._start(number)
-            while self._left:
-                for pipe in wait(list(self._members)):
+            while not self._source.over or any(member.units for member in self._members.values()):
+                for pipe in wait(list(self._members), POLL_S if self._idle else None):
                     yield from self._listen(pipe)  # type: ignore[arg-type]
+                idle, self._idle = self._idle, []
+                for member in idle:
+                    self._give(member)
         finally:
             for member in self._members.values():
                 member.stop()
@@ -195,7 +252,8 @@ class _Pool(Generic[Unit, Result]):
     def _start(self, number: int) -> None:
         ours, theirs = _CONTEXT.Pipe()
         memory = result_memory(self._lent_bytes)
-        process = _CONTEXT.Process(target=_serve, args=(theirs, memory, number, self._work), daemon=True)
+        given = (theirs, memory, number, self._work, self._asks_again)
+        process = _CONTEXT.Process(target=_serve, args=given, daemon=True)
         _start_server()
         with _without(signal.SIGINT, signal.SIGTERM):  # a worker that is half started would end with a traceback
             process.start()
@@ -218,27 +276,29 @@ class _Pool(Generic[Unit, Result]):
         if kind == _RESULT:
             number, result = content
             if member.units.pop(number, None) is not None:
-                self._left -= 1
                 yield number, result
             if member.memory is not None:
                 member.memory.release()
 
     def _give(self, member: "_Member[Unit]") -> None:
-        run = self._waiting.popleft() if self._waiting else []
-        member.units.update(run)
-        member.pipe.send(run)
+        units = self._source.take()
+        if units is None and not member.units:
+            self._idle.append(member)
+            return
+        member.units.update(units or [])
+        member.pipe.send(units or [])
 
     def _replace_dead(self, member: "_Member[Unit]") -> None:
-        """Put a dead worker's units back, and take on another in its place."""
+        """Tell of a dead worker's units, and take on another in its place."""
         del self._members[member.pipe]
+        self._idle = [each for each in self._idle if each is not member]
         member.close()
         member.process.join()
         self._hear(member.number, None)
-        for number in member.units:
-            self._deaths[number] = self._deaths.get(number, 0) + 1
-        if any(self._deaths[number] > DEATHS_ALLOWED for number in member.units) or not member.units:
-            raise WorkError(f"a worker process ended by itself ({_cause(member.process.exitcode)}); out of memory?")
-        self._waiting.appendleft(list(member.units.items()))
+        cause = f"a worker process ended by itself ({_cause(member.process.exitcode)}); out of memory?"
+        if not member.units:
+            raise WorkError(cause)
+        self._source.lost(member.units, cause)
         self._start(member.number)
 
 
@@ -269,16 +329,20 @@ def _cause(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
-def _serve(pipe: Connection, memory: ResultMemory | None, number: int, work: "Work[Unit, Result]") -> None:
+def _serve(
+    pipe: Connection, memory: ResultMemory | None, number: int, work: "Work[Unit, Result]", asks_again: bool
+) -> None:
     """Worker main loop; ends when the parent's pipe closes, so that no orphan outlives its parent."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which an ended worker would leave behind
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _here.say = lambda what: _send(pipe, (_SAID, what))
     try:
-        for done, result in work(number, _units(pipe)):
-            _send(pipe, (_RESULT, done, result), memory)
-        pipe.recv()
+        while True:
+            for done, result in work(number, _units(pipe)):
+                _send(pipe, (_RESULT, done, result), memory)
+            if not asks_again:
+                pipe.recv()
     except (EOFError, ConnectionError):
         pass
     except Exception as error:

@@ -21,7 +21,7 @@ TIMING = ("requirements.txt", "benchmarks/requirements.txt")
 
 # Where the code is, and the files by which `pip install -r` gives all that it imports.
 # What is optional is imported where it is used; it is pinned for the tests.
-OPTIONAL = {"curation": {"onnxruntime"}, "examples": {"scikit-image", "scipy"}}
+OPTIONAL = {"curation": {"onnxruntime", "task-queue"}, "examples": {"scikit-image", "scipy"}}
 NEEDS = {".": RUNNING, "curation": RUNNING, "examples": RUNNING, "tests": TESTING, "benchmarks": TIMING}
 
 

@@ -13,6 +13,7 @@ not written to again: its intact boxes are copied to a new file, which replaces 
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ from .seal import DamageError, begun_seal, is_as_sealed
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
 _ROOM = 64 * 2**20  # bytes
+_LONGEST_HOST = 40  # characters of a host's name that go into a file's name
+_OWN = re.compile(r"\.\d+_\d+(\.(?P<host>[A-Za-z0-9-]+))?\.(?P<process>\d+)\.partial\.h5")
 _RAISED = (OSError, RuntimeError, KeyError, ValueError)  # by HDF5 and the file system
 
 
@@ -41,6 +44,37 @@ def partial_path(target: PathLike) -> Path:
     """Where a file is while it is unfinished."""
     target = Path(target)
     return target.with_name(f".{target.name.removesuffix('.h5')}.partial.h5")
+
+
+def own_partial_path(target: PathLike) -> Path:
+    """Where a file is that no other process goes on with.
+
+    The name tells this process from all others: another may make the same file at the same time, on another machine
+    too, or may have outlived its dead run.
+    """
+    target = Path(target)
+    return target.with_name(f".{target.name.removesuffix('.h5')}.{_host()}.{os.getpid()}.partial.h5")
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:_LONGEST_HOST]
+
+
+def stale_partials(folder: Path) -> list[Path]:
+    """The unfinished shards in a folder whose processes, of this machine, have ended."""
+    return [path for path in folder.glob(".*.partial.h5") if (match := _OWN.fullmatch(path.name)) and _has_ended(match)]
+
+
+def _has_ended(named: re.Match[str]) -> bool:
+    if named["host"] not in (None, _host()):
+        return False
+    try:
+        os.kill(int(named["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is somebody else's
+        return False
+    return False
 
 
 def is_finished(target: PathLike, provenance: Provenance, existing: Existing) -> bool:

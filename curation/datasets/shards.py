@@ -8,6 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SHARD_PAIRS = (
+    64  # of images, unless said otherwise: of 1024 x 1024 pixels they take 400 MiB, and a core some ten seconds
+)
 LONGEST_SHARD = 16  # pairs: what a crash can lose of a worker's work
 FEWEST_SHARDS = 32  # of a dataset of that many pairs or more, so that several workers end at about the same time
 
@@ -48,12 +51,12 @@ def shard_size(pairs: int) -> int:
     return max(1, min(LONGEST_SHARD, pairs // FEWEST_SHARDS))
 
 
-def missing_shards(there: Sequence[Shard], pairs: int) -> list[Shard]:
+def missing_shards(there: Sequence[Shard], pairs: int, size: int | None = None) -> list[Shard]:
     """The units that are left: shards, in order, of all pairs that none of `there` (in order) covers.
 
-    They end at multiples of `shard_size`, and where a shard of `there` begins.
+    They end at multiples of `size`, which is `shard_size` unless given, and where a shard of `there` begins.
     """
-    size = shard_size(pairs)
+    size = size or shard_size(pairs)
     edges = [0, *(edge for shard in there for edge in (shard.first, shard.last)), pairs]
     shards = []
     for begin, end in zip(edges[::2], edges[1::2], strict=True):

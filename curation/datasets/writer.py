@@ -1,6 +1,5 @@
 """Writing a dataset file so that it is finished or not there, and a crash loses little (`partial` says how)."""
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -16,20 +15,31 @@ from ..errors import WorkError
 from ..files import BackgroundSync, PathLike, publish
 from .chunks import Chunk
 from .layout import Layout
-from .partial import copy_stored, created, entry_of, failing, is_sound, partial_path, resumed, row_of
+from .partial import (
+    copy_stored,
+    created,
+    entry_of,
+    failing,
+    is_sound,
+    own_partial_path,
+    partial_path,
+    resumed,
+    row_of,
+)
 from .seal import begun_seal, seal_fault, seal_finished
 
 
 class Writer:
     """A dataset file that is being written; `finish` puts it in its place.
 
-    A context manager: if its block ends early, it still tries to commit what was put.
+    A context manager: if its block ends early, it still tries to commit what was put. partial: where the file is while
+    it is unfinished; under the name of `partial_path`, any later process goes on with it.
     """
 
-    def __init__(self, target: PathLike, layout: Layout) -> None:
+    def __init__(self, target: PathLike, layout: Layout, partial: Path | None = None) -> None:
         self.target = Path(target)
         self.layout = layout
-        self._partial = partial_path(target)
+        self._partial = partial or partial_path(target)
         with failing(self._partial), _quiet_hdf5():
             self._file = resumed(self._partial, layout) or created(self._partial, layout)
             self._entries = self._file["checksum"][:]
@@ -162,8 +172,7 @@ class Writer:
 def write_whole(target: PathLike, layout: Layout, chunks: Sequence[Chunk]) -> None:
     """Write a small field file, a shard, at once: `chunks` in the samples' order. It appears whole or not at all."""
     target = Path(target)
-    # The name holds the process's id: a worker that outlived its dead run may still write the same shard.
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.h5")
+    partial = own_partial_path(target)
     try:
         with failing(target), _quiet_hdf5(), h5py.File(partial, "w") as file:
             layout.create_main(file)

@@ -65,6 +65,7 @@ class OutputFile:
             "first": shard.first,
             "last": shard.last - 1,
         }
+        attributes.pop("spec", None)  # of all pairs: it would be larger than what a shard holds of them
         layout = replace(self.layout.of_samples(np.arange(shard.first, shard.last)), attributes=attributes)
         return OutputFile(self.path.with_suffix("") / shard.name, layout)
 
@@ -292,7 +293,7 @@ def _run(job: BoxJob, finished: set[Path], kept: _KeptBoxes, parallel: int) -> R
         needless = done | kept.left_out[:, None]
         retries = cut_boxes(job.work, box_tasks(job.starts, needless), parallel, files.put)
         keep = _pairs_to_keep(job, images, kept.left_out)
-        numbers = _numbers(job, images, residuals, keep, parallel, kept.earlier)
+        numbers = measured_numbers(job, images, residuals, keep, parallel, kept.earlier)
         for writer in files.writers():
             writer.finish(keep, numbers)
     others = {path for boxes in kept.earlier.values() for path in boxes.paths} - set(paths)
@@ -325,7 +326,7 @@ def _pairs_to_keep(job: BoxJob, images: Writer | None, left_out: np.ndarray) -> 
     return np.asarray(keep)
 
 
-def _numbers(
+def measured_numbers(
     job: BoxJob,
     images: Writer | None,
     residuals: Writer | None,
@@ -364,7 +365,7 @@ def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callab
     numbered = [task for run in runs for task in run]
     with (
         progress(len(tasks), "boxes cut", "box") as bar,
-        closing(runner.run(work, runs, workers, _Waiting(bar), work.result_bytes)) as results,
+        closing(runner.run(work, runs, workers, Waiting(bar), work.result_bytes)) as results,
     ):
         for number, result in results:
             put(numbered[number], result)
@@ -373,7 +374,7 @@ def cut_boxes(work: BoxWork, tasks: Sequence[BoxTask], workers: int, put: Callab
     return retries
 
 
-class _Waiting:
+class Waiting:
     """Shows on a bar since when workers wait for a store: the first of them, where several do."""
 
     def __init__(self, bar: "tqdm[Any]") -> None:
@@ -392,11 +393,15 @@ class _Waiting:
 
 
 class BoxFiles:
-    """The files of a job that are not finished. A box that was put is committed after COMMIT_BYTES or COMMIT_S."""
+    """The files of a job that are not finished. A box that was put is committed after COMMIT_BYTES or COMMIT_S.
 
-    def __init__(self, images: Writer | None, residuals: Writer | None) -> None:
+    resumable: whether another process can go on with them; if not, there is nothing to be committed for.
+    """
+
+    def __init__(self, images: Writer | None, residuals: Writer | None, resumable: bool = True) -> None:
         self._images = images
         self._residuals = residuals
+        self._resumable = resumable
         self._uncommitted = 0
         self._committed_at = time.monotonic()
 
@@ -444,6 +449,8 @@ class BoxFiles:
     def _put(self, writer: Writer, pair: int, role: int, chunk: Chunk | None, facts: Mapping[str, Any]) -> None:
         writer.put(pair, role, chunk, facts)
         self._uncommitted += 0 if chunk is None else len(chunk.data)
+        if not self._resumable:
+            return
         if self._uncommitted >= COMMIT_BYTES or time.monotonic() - self._committed_at >= COMMIT_S:
             self._commit()
 

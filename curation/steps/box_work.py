@@ -5,8 +5,8 @@ should wait for it.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 READ_AHEAD = 8  # boxes read while one is computed; from local stores none, where waiting for several gains nothing
 RETRY_FOR_S = 600.0  # how long a store that is away is waited for
 
+Cut = Callable[[Iterable[tuple[int, BoxTask]]], Iterator[tuple[int, BoxResult]]]
 _Chunks = tuple[Chunk | None, Chunk | None, Chunk | None]
 
 
@@ -53,6 +54,12 @@ class BoxWork:
     expects_data: bool = True
 
     def __call__(self, worker: int, tasks: Iterator[tuple[int, BoxTask]]) -> Iterator[tuple[int, BoxResult]]:
+        with self.opened() as cut:
+            yield from cut(tasks)
+
+    @contextmanager
+    def opened(self) -> Iterator["Cut"]:
+        """What cuts boxes, with the volumes open: numbered tasks in, numbered results out."""
         from ..volumes.layer_writer import open_for_writing
         from ..volumes.volume import Volumes
 
@@ -60,10 +67,14 @@ class BoxWork:
             reader = self.reader(volumes)
             depth = 0 if all(volume.is_local for volume in reader.volumes()) else READ_AHEAD
             layer = open_for_writing(self.layer) if self.layer else None
-            for (number, task), data in runner.ahead(lambda unit: reader.read(unit[1].start), tasks, depth):
-                sample = _sample(data)
-                chunks = self._chunks(task, data, sample) if layer is None else _upload(layer, task, data, sample)
-                yield number, BoxResult(*chunks, _facts(data, sample), volumes.take_retries())
+
+            def cut(tasks: Iterable[tuple[int, BoxTask]]) -> Iterator[tuple[int, BoxResult]]:
+                for (number, task), data in runner.ahead(lambda unit: reader.read(unit[1].start), tasks, depth):
+                    sample = _sample(data)
+                    chunks = self._chunks(task, data, sample) if layer is None else _upload(layer, task, data, sample)
+                    yield number, BoxResult(*chunks, _facts(data, sample), volumes.take_retries())
+
+            yield cut
 
     @property
     def result_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class Workers:
     cores: int
     shards: int = 1
 
+    def share(self, process: int, processes: int) -> "Workers":
+        """Those of one of several processes on this machine that share its devices and cores."""
+        devices = self.devices[process::processes] or (self.devices[process % len(self.devices)],)
+        return replace(self, devices=devices, cores=max(1, usable_cores() // processes // len(devices)))
+
     @property
     def threads(self) -> Threads:
         """A worker that has one core has one of each, which also wait for the disk.
@@ -57,7 +62,7 @@ def find_workers(gpu: Sequence[int] | None, cpu_workers: int | None, precision: 
     """
     devices = _devices(gpu, cpu_workers)
     for device in dict.fromkeys(devices):
-        _check_precision(device, precision)
+        check_precision(device, precision)
     return Workers(tuple(devices), cores_each(len(devices), shards), shards)
 
 
@@ -101,7 +106,7 @@ def _devices(gpu: Sequence[int] | None, cpu_workers: int | None) -> list[str]:
     return ["cpu"] * (cpu_workers or usable_cores())
 
 
-def _check_precision(device: str, precision: str) -> None:
+def check_precision(device: str, precision: str) -> None:
     """Refuse a number type that a device does not compute in, by hardware of its own on a GPU."""
     import torch
 

@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from ..datasets.dataset import open_dataset
+from ..datasets.partial import stale_partials
 from ..datasets.probe import check_undamaged, undamaged
 from ..datasets.shards import Shard, missing_shards, shard_named
 from ..errors import UsageError, WorkError
@@ -31,7 +32,7 @@ class FoundShards:
     """What is in a folder of shards.
 
     shards: those of the origin that is wanted, in order. others: the rest, each with what is wrong. aside: those
-    moved aside earlier. partials: of workers that were killed, if none is at work. has_lock: a run is at work, or was
+    moved aside earlier. partials: of workers that were killed. has_lock: a run is at work, or was
     killed.
     """
 
@@ -90,7 +91,7 @@ def find_shards(folder: Path, made_of: Provenance, failed: str, update: bool) ->
         tuple(shards),
         others,
         aside=tuple(sorted(path for path in folder.iterdir() if _ASIDE.fullmatch(path.name))),
-        partials=tuple(folder.glob(".[0-9]*_[0-9]*.[0-9]*.partial.h5")),
+        partials=tuple(stale_partials(folder)),
         has_lock=lock_path(folder / LOCKED).exists(),
     )
 

@@ -50,6 +50,8 @@ class GenerateFieldsOptions:
     debug: whether to show the traceback of a failure. precision: the number type that the module computes in, as far as
     it can ("float32", "bfloat16" or "float16"). tile: the side of the tiles, in pixels, that larger images are run in.
     overlap: how many pixels of a tile count for nothing beside each edge that is cut; an 8th of the tile, if None.
+    task: which part of the shards is to be made, as `array_task` takes it. queue: where the shards that are missing are
+    queued instead of being made. status: whether only to say how far the shards are.
     """
 
     pyramid_path: str
@@ -74,6 +76,9 @@ class GenerateFieldsOptions:
     debug: bool = False
     update: bool = False
     dry_run: bool = False
+    task: str | None = None
+    queue: str | None = None
+    status: bool = False
 
     @property
     def tiling(self) -> Tiling | None:
@@ -100,9 +105,11 @@ _OVERLAPS = 8  # the tile is so many times its overlap, unless one is given
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of a shard. kept: how many of its fields were."""
+    """What came of a shard. kept: how many of its fields were. message, trace: why it was not written, "" if it was."""
 
     kept: int
+    message: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ class _PendingShard:
     fields: list[Future[tuple[Chunk, PairFacts]]] = field(default_factory=list)
     checksums: list[Checksums] = field(default_factory=list)
     kept: int = 0
-    failed: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -215,25 +222,26 @@ class FieldWork:
             pending.kept += 1
             pending.fields.append(_known(found.kept))
         elif found.inputs is not None:
-            made, failed = found.inputs.prior_or_zeros, False
+            made, failure = found.inputs.prior_or_zeros, None
             if not found.black:
-                made, failed = self._made(pair, found.inputs, aligner)
-            pending.failed |= failed
+                made, failure = self._made(pair, found.inputs, aligner)
+            pending.failure = pending.failure or failure
+            failed = failure is not None
             pending.fields.append(encoding.submit(self._encoded, found.inputs, made, found.black, failed))
 
-    def _made(self, pair: int, given: PairInputs, aligner: "LateAligner") -> tuple[np.ndarray, bool]:
-        """The module's field of a pair, or what stands in for it; and whether the module has failed."""
+    def _made(self, pair: int, given: PairInputs, aligner: "LateAligner") -> tuple[np.ndarray, Failure | None]:
+        """The module's field of a pair, or what stands in for it; and why the module has failed, if it has."""
         model = aligner.load()
         try:
-            return self.field_of(given, model), False
+            return self.field_of(given, model), None
         except WorkError as error:
             failure = Failure.of(pair, given, error, self)
         if failure.memory:  # by now nothing holds the error, and with it what the module had allocated
             give_back()
         runner.say(failure)
         if self.options.failed == "nan":
-            return np.full(given.images.shape, np.nan, np.float32), True
-        return given.prior_or_zeros, True
+            return np.full(given.images.shape, np.nan, np.float32), failure
+        return given.prior_or_zeros, failure
 
     def field_of(self, inputs: PairInputs, model: "Aligner") -> np.ndarray:
         """The field that a module makes of a pair, whole or in tiles; `WorkError` if it fails."""
@@ -252,9 +260,10 @@ class FieldWork:
     def _finished(self, pending: _PendingShard, images: Dataset, folder: Path) -> ShardResult:
         """Write a shard, once its fields are encoded."""
         done = [each.result() for each in pending.fields]
-        if not pending.failed or self.options.failed != "stop":
-            layout = self._layout(pending, [facts for _, facts in done], images)
-            write_whole(folder / pending.shard.name, layout, [chunk for chunk, _ in done])
+        if pending.failure is not None and self.options.failed == "stop":
+            return ShardResult(pending.kept, pending.failure.text, pending.failure.trace)
+        layout = self._layout(pending, [facts for _, facts in done], images)
+        write_whole(folder / pending.shard.name, layout, [chunk for chunk, _ in done])
         return ShardResult(pending.kept)
 
     def _layout(self, pending: _PendingShard, facts: Sequence[PairFacts], images: Dataset) -> Layout:
@@ -270,7 +279,7 @@ class FieldWork:
             "first": shard.first,
             "last": shard.last - 1,
         }
-        if pending.failed:
+        if pending.failure is not None:
             attributes["failed"] = options.failed
         shape = (shard.count, *images.main.shape[1:])
         return Layout(shape, 1, {**known, **stacked(facts), **made_from}, (), self.provenance, attributes)

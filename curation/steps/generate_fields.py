@@ -4,6 +4,7 @@ A shard is a range of pairs and the file that holds their fields. Workers, one f
 shards from a common queue. A shard appears when it is whole, so the shards that are there are the work that is done.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,21 +16,35 @@ from tqdm import tqdm
 from .. import fields, runner
 from ..aligners.pyramid import Module, check_params, content_hash, find_module
 from ..aligners.tiles import Tiling
+from ..array_task import array_task, local_share
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS
 from ..datasets.probe import check_undamaged
-from ..datasets.shards import Shard
+from ..datasets.shard_store import ShardStore, shard_store, shards_in
+from ..datasets.shards import Shard, shard_size
 from ..errors import UsageError, WorkError, numbered
 from ..files import check_destination, locked, make_folder
 from ..progress import progress
-from ..provenance import Provenance, provenance
-from .devices import FLOAT32, Workers, cores_each, expected_workers, find_workers
+from ..provenance import Provenance, differences, provenance
+from .devices import FLOAT32, Workers, check_precision, cores_each, expected_workers, find_workers
 from .field_inputs import FieldInputs, Matched
 from .field_shards import LOCKED, FoundShards, find_shards, move_aside
 from .field_work import Failure, FieldWork, GenerateFieldsOptions, tried
 from .kept_fields import KeptFields, kept_fields
 from .pair_quality import QualityTable
 from .report import free_bytes, size_text, table
+from .shard_job import (
+    ShardJob,
+    ShardsMade,
+    ShardStatus,
+    check_claim,
+    claim,
+    forget_failure,
+    found_job,
+    note_failure,
+    status_of,
+)
+from .units import Queued, fill_queue
 
 
 @dataclass(frozen=True)
@@ -112,23 +127,17 @@ class FieldsPlan:
         return f"{count} a pair, of {width} x {height} pixels: {times:.1f} times the pixels of the pair"
 
 
-def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
+def generate_fields(
+    options: GenerateFieldsOptions,
+) -> Generated | FieldsPlan | ShardsMade | ShardStatus | Queued:
     """Write the shards that are not there yet of one stage's fields over an image file.
 
-    Where all are there nothing is touched. With `dry_run` only say what would be done.
+    Where all are there nothing is touched. With `dry_run` only say what would be done. With `task` only a part of the
+    shards is written, with `queue` they are queued, and with `status` is said how many there are.
     """
-    if options.src_mip < options.dst_mip:
-        raise UsageError(f"src_mip {options.src_mip} is finer than dst_mip {options.dst_mip}: want src_mip >= dst_mip")
-    if options.prev_field_path is None and options.stage > 0:
-        raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
-    check_destination(options.temp_dir)
-    module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
-    check_params(module, options.checkpoint_name, options.model_params)
-    check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
-    inputs = options.open_inputs()
-    for size in inputs.size:
-        fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
-    made_of = _provenance(options, module, inputs)
+    module, inputs, made_of = _prepared(options)
+    if options.status or options.task is not None or options.queue is not None:
+        return _a_part(options, module, inputs, made_of)
     folder = Path(options.temp_dir)
     there = find_shards(folder, made_of, options.failed, options.update)
     if there.are_all(inputs.pairs) and (options.dry_run or there.is_tidy):
@@ -140,6 +149,73 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
         # Again: another run may have ended just now.
         there = find_shards(folder, made_of, options.failed, options.update)
         return _generate(options, module, made_of, inputs, there)
+
+
+def _prepared(options: GenerateFieldsOptions) -> tuple[Module, FieldInputs, Provenance]:
+    """The module, the open inputs, and what shapes the fields; a `UsageError` if they cannot be used."""
+    if options.src_mip < options.dst_mip:
+        raise UsageError(f"src_mip {options.src_mip} is finer than dst_mip {options.dst_mip}: want src_mip >= dst_mip")
+    if options.prev_field_path is None and options.stage > 0:
+        raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
+    check_destination(options.temp_dir)
+    module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
+    check_params(module, options.checkpoint_name, options.model_params)
+    check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
+    inputs = options.open_inputs()
+    for size in inputs.size:
+        fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
+    return module, inputs, _provenance(options, module, inputs)
+
+
+# What a worker elsewhere needs to make the same shards; paths are made absolute.
+_PATHS = ("pyramid_path", "image_path", "prev_field_path")
+_OF_SHARDS = (
+    *("stage", "checkpoint_name", "src_mip", "dst_mip", "precision", "tile", "overlap", "model_params", "crop"),
+    *("decimals", "missing_prior", "failed"),
+)
+
+
+def _a_part(
+    options: GenerateFieldsOptions, module: Module, inputs: FieldInputs, made_of: Provenance
+) -> ShardsMade | ShardStatus | Queued:
+    """Make a part of the shards, or queue them, or say how far they are. Others may be at work on the folder too."""
+    if options.update or options.dry_run:
+        raise UsageError(
+            "--update and --dry_run are of the whole work: leave them out, or --shard, --queue and --status"
+        )
+    paths = {name: path and os.path.abspath(path) for name in _PATHS if (path := getattr(options, name)) is not None}
+    of_workers = {**paths, **{name: getattr(options, name) for name in _OF_SHARDS}}
+    job = ShardJob("generate_fields", inputs.pairs, shard_size(inputs.pairs), of_workers, made_of)
+    store = shard_store(options.temp_dir)
+    if found_job(store) is None:  # shards of a run without parts are fine, if they are of the same origin
+        find_shards(Path(options.temp_dir), made_of, options.failed, update=False).check()
+    else:
+        check_claim(store, job)
+    if options.status:
+        return status_of([store], job)
+    task = None if options.task is None else array_task(options.task)
+    shards = job.of_task(job.missing(shards_in(store)), task)
+    if shards:
+        claim(store, job)
+        store.tidy()
+    if options.queue is not None:
+        return fill_queue(options.queue, job, options.temp_dir, shards)
+    if shards:
+        workers = _workers(options, shards).share(*local_share())
+        _run(FieldWork(options, module, made_of, KeptFields(), workers), shards, inputs.pairs, 0, store)
+    return ShardsMade(len(shards), 0, status_of([store], job))
+
+
+def shard_work(folder: str, job: ShardJob, workers: Workers) -> FieldWork:
+    """What makes the shards of a job that was begun elsewhere. folder: where they go."""
+    options = GenerateFieldsOptions(temp_dir=folder, **{"prev_field_path": None, **job.options})
+    module, _, made_of = _prepared(options)
+    if dict(made_of) != dict(job.provenance):
+        differ = differences(made_of, job.provenance)
+        raise UsageError(f"{folder}: its shards are made with another {differ} than there is now")
+    for device in dict.fromkeys(workers.devices):
+        check_precision(device, options.precision)
+    return FieldWork(options, module, made_of, KeptFields(), workers)
 
 
 def _plan(
@@ -193,13 +269,18 @@ def _generate(
     return _generated(options, inputs, [*there.shards, *shards], resumed, kept if aside else None, done=not shards)
 
 
-def _run(work: FieldWork, shards: list[Shard], pairs: int, resumed: int) -> int:
-    """Make shards; how many of their fields were kept."""
+def _run(work: FieldWork, shards: Sequence[Shard], pairs: int, resumed: int, notes: ShardStore | None = None) -> int:
+    """Make shards; how many of their fields were kept. notes: where word is left of why a shard could not be made."""
     failures = _Failures(work.options, pairs)
     kept = 0
     with progress(pairs, "pairs", "pair", done=resumed) as bar:
         for number, done in runner.run(work, [[shard] for shard in shards], len(work.workers.devices), failures.hear):
             kept += done.kept
+            if notes is not None:
+                if done.message:
+                    note_failure(notes, shards[number], done.message, done.trace)
+                else:
+                    forget_failure(notes, shards[number])
             bar.update(shards[number].count)
     if work.options.failed == "stop":
         failures.check()

@@ -8,18 +8,24 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ..array_task import array_task
 from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS, QUALITY_FACTS
 from ..datasets.layout import Layout, any_image_name, field_name, image_name
+from ..datasets.shard_store import shard_store
+from ..datasets.shards import SHARD_PAIRS, shard_named
 from ..errors import UsageError
 from ..fields import BINARY, Decimals
 from ..files import Existing, PathLike
 from ..pair_selection import Exclusion, read_exclusion
-from ..provenance import EXCLUSION, WITH_QUALITY, provenance, sha256
-from ..spec import Spec, note_json, read_spec
+from ..provenance import EXCLUSION, WITH_QUALITY, differences, provenance, sha256
+from ..spec import Spec, note_json, parse_spec, read_spec
 from .box_job import BoxJob, OutputFile, cut_boxes, plan_box_jobs, plan_of, run_box_jobs, warm_up
+from .box_shards import BoxShardWork, ShardedBoxes, run_shards, without_spec
 from .box_tasks import BoxResult, BoxTask, box_tasks
 from .box_work import RETRY_FOR_S, BoxWork, volumes_text
-from .report import Plan, Report, table
+from .report import Plan, Report, free_bytes, table
+from .shard_job import FAILED, JOB, SPEC, ShardJob, ShardsMade, ShardStatus, check_claim, found_job
+from .units import Queued, fill_queue
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,10 @@ class MakeDatasetOptions:
     missing: "black" or "fail", what a chunk is that the store does not have; None is black too, but volumes without any
     chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid pixels.
     retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the numbers
-    of the pairs too. exclude: exclusion files; their pairs are left out, in either direction.
+    of the pairs too. exclude: exclusion files; their pairs are left out, in either direction. shard_pairs: how many
+    pairs a shard has, if folders of shards are to be made instead of files. task: which part of the shards, as
+    `array_task` takes it. queue: where the shards that are missing are queued instead of being made. status: whether
+    only to say how far the shards are.
     """
 
     spec_path: str
@@ -48,11 +57,20 @@ class MakeDatasetOptions:
     exclude: tuple[PathLike, ...] = ()
     existing: Existing = Existing.REFUSED
     dry_run: bool = False
+    shard_pairs: int | None = None
+    task: str | None = None
+    queue: str | None = None
+    status: bool = False
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether shards are made, which all that is about a part of the work needs."""
+        return self.status or any(each is not None for each in (self.shard_pairs, self.task, self.queue))
 
     @property
     def to_layer(self) -> bool:
-        """Whether the destination is a cloud path."""
-        return "://" in self.dst_path
+        """Whether the destination is a cloud path, and images go there as a layer."""
+        return "://" in self.dst_path and not self.in_shards
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ class DoneLayer:
         return table([("output", self.path), ("pairs", f"{self.pairs}, done already")])
 
 
-def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
+def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan | ShardsMade | ShardStatus | Queued:
     """Cut a spec's pairs out of its volumes; with `dry_run` only say what that would be.
 
     If the output is there already, just as it would be made, it is not touched, and the report says so.
@@ -86,6 +104,8 @@ def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
         if options.image_step is not None:
             raise UsageError("--image_step rounds the warped targets of an image file; a layer is not rounded")
         return _make_layer(spec, options)
+    if options.in_shards:
+        return _make_shards(spec, options)
     job = box_job(spec, options)
     if options.dry_run:
         planned = plan_box_jobs([job], options.existing)
@@ -93,14 +113,16 @@ def make_dataset(options: MakeDatasetOptions) -> Report | DoneLayer | Plan:
     return run_box_jobs([job], options.parallel, options.existing)[0]
 
 
-def box_job(spec: Spec, options: MakeDatasetOptions) -> BoxJob:
+def box_job(spec: Spec, options: MakeDatasetOptions, exclusion: Exclusion | None = None) -> BoxJob:
     """The job that makes a spec's dataset: an image file and, if the spec has a field, a field file.
 
     The first pair of the spec names the files, and every pair keeps its place in the spec, whether pairs are excluded
-    or not: a dataset keeps its name when a review has left pairs out of it.
+    or not: a dataset keeps its name when a review has left pairs out of it. exclusion: what the options' files leave
+    out, if that is known.
     """
     of_all = spec.starts()
-    exclusion = read_exclusion(options.exclude, of_all) if options.exclude else None
+    if exclusion is None and options.exclude:
+        exclusion = read_exclusion(options.exclude, of_all)
     places = _kept_places(of_all, exclusion, options)
     starts = of_all[places]
     text = spec.text()
@@ -198,6 +220,95 @@ def _of_spec(spec: Spec, text: str) -> dict[str, str]:
 
 def _without_pairs(spec: Spec) -> Spec:
     return msgspec.structs.replace(spec, pairs=())
+
+
+# Shards
+
+
+# The options by which a worker elsewhere makes the same shards.
+_OF_SHARDS = ("suffix", "decimals", "image_step", "missing", "retry_for", "quality")
+
+
+def _make_shards(spec: Spec, options: MakeDatasetOptions) -> ShardsMade | ShardStatus | Queued | Plan:
+    if options.min_valid is not None:
+        raise UsageError(
+            "--min_valid is known once all is cut, and a shard is named by its pairs: leave one of them out"
+        )
+    if options.existing is Existing.UPDATED:
+        raise UsageError("--update keeps boxes of a file; shards that are there are kept anyhow, without it")
+    if options.queue is not None and options.task is not None:
+        raise UsageError("--shard makes a part of the shards here, and --queue makes none: leave one of them out")
+    boxes = _sharded(spec, options)
+    if options.existing is not Existing.REPLACED:
+        check_claim(boxes.work.stores()[0], boxes.job)
+    if options.status:
+        return boxes.status()
+    if options.dry_run:
+        return _plan_of_shards(boxes, options)
+    if options.existing is Existing.REPLACED:
+        _empty(boxes)
+    task = None if options.task is None else array_task(options.task)
+    if options.queue is None:
+        return run_shards(boxes, options.parallel, task)
+    shards = boxes.missing()
+    boxes.begin(shards)
+    return fill_queue(options.queue, boxes.job, boxes.work.folders[0], shards)
+
+
+def _plan_of_shards(boxes: ShardedBoxes, options: MakeDatasetOptions) -> Plan:
+    job = boxes.work.job
+    needless = boxes.needless(boxes.missing())
+    reader = None if needless.all() else job.work.checked_reader(job.starts, needless)
+    size = sum(file.layout.raw_bytes for file in job.files())
+    free = None if "://" in options.dst_path else free_bytes(options.dst_path)
+    plan = plan_of(boxes.work.folders, [job], [needless], [reader], size, free)
+    return replace(plan, kept=int(needless.sum()))
+
+
+def _sharded(spec: Spec, options: MakeDatasetOptions) -> ShardedBoxes:
+    whole = box_job(spec, options)
+    exclusion = whole.exclusion
+    job = without_spec(whole)
+    folders = tuple(f"{options.dst_path.rstrip('/')}/{file.path.stem}" for file in job.files())
+    shard_pairs = options.shard_pairs
+    if shard_pairs is None:
+        found = found_job(shard_store(folders[0]))
+        shard_pairs = SHARD_PAIRS if found is None else found.shard_pairs
+    of_workers: dict[str, Any] = {name: getattr(options, name) for name in _OF_SHARDS}
+    if exclusion is not None:
+        of_workers["excluded"] = np.flatnonzero(exclusion.mask).tolist()
+    shard_job = ShardJob("make_dataset", len(job.starts), shard_pairs, of_workers, job.images.layout.provenance)
+    return ShardedBoxes(BoxShardWork(job, folders), shard_job, spec)
+
+
+def _empty(boxes: ShardedBoxes) -> None:
+    """Remove all that an earlier job has left in the folders."""
+    for store in boxes.work.stores():
+        for name in store.names():
+            if name in (JOB, SPEC) or name.endswith(FAILED) or shard_named(name):
+                store.delete(name)
+
+
+def shard_work(folder: str, job: ShardJob) -> BoxShardWork:
+    """What makes the shards of a job that was begun elsewhere. folder: of its image shards."""
+    text = shard_store(folder).text(SPEC)
+    if text is None:
+        raise UsageError(f"{folder}: no {SPEC} there, which make_dataset.py writes as it begins shards")
+    spec = parse_spec(text.encode())
+    given = dict(job.options)
+    exclusion = None
+    if excluded := given.pop("excluded", []):
+        mask = np.zeros(len(spec.pairs), bool)
+        mask[excluded] = True
+        exclusion = Exclusion((), mask, 0)
+    parent, _, name = folder.rpartition("/")
+    options = MakeDatasetOptions(SPEC, parent, parallel=1, name=name, **given)
+    cut = box_job(spec, options, exclusion)
+    if dict(cut.images.layout.provenance) != dict(job.provenance):
+        differ = differences(cut.images.layout.provenance, job.provenance)
+        raise UsageError(f"{folder}: its shards are made with another {differ}, which this worker cannot make")
+    folders = tuple(f"{parent}/{file.path.stem}" for file in cut.files())
+    return BoxShardWork(without_spec(cut), folders)
 
 
 # A layer as the destination

@@ -1,0 +1,146 @@
+"""Queues of units that machines share, through the package task-queue (Seung lab): file queues, and Amazon's SQS.
+
+`fq://FOLDER` is a folder of a file system that all machines see, without a server; `sqs://NAME` is a queue of SQS. The
+command `ptq` of the package works on both: `ptq status`, `ptq release`, `ptq purge`.
+
+A message has the form of task-queue's own tasks, a function's name and its arguments. Here the name is always `UNIT`,
+and the argument is plain JSON that is looked at before anything is done. A message with another name would have a
+worker import and call somebody's function: it is refused.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from .errors import UsageError, WorkError
+
+UNIT = ("curation", "unit")
+FAILED = "failed"  # the name of the queue beside a queue where failed units are set aside
+AT_ONCE = 1000  # units that are in memory while a queue is filled
+LISTED_FOR_S = 30  # that a message of SQS is out of sight while the queue is listed
+
+
+@dataclass(frozen=True)
+class Leased:
+    """A message that this process has taken, and that no other sees until the lease runs out. id: as the queue says.
+
+    content: None where the message is none of ours.
+    """
+
+    id: str
+    content: Mapping[str, Any] | None
+    text: str
+
+
+class UnitQueue:
+    """A queue at a URL. Whatever goes wrong with it is a `UsageError` or a `WorkError` that names the URL."""
+
+    def __init__(self, url: str) -> None:
+        protocol, separator, rest = url.partition("://")
+        if protocol not in ("fq", "sqs") or not separator or not rest:
+            raise UsageError(f"{url}: want a queue such as fq://FOLDER, on a disk that all machines see, or sqs://NAME")
+        self.url = url
+        self.is_file_queue = protocol == "fq"
+        try:
+            from taskqueue import TaskQueue
+        except ModuleNotFoundError:
+            raise UsageError(f"{url}: queues need a package that is not installed: pip install task-queue") from None
+        if self.is_file_queue and not os.path.isdir(os.path.dirname(os.path.abspath(rest))):
+            raise UsageError(f"{url}: there is no folder {os.path.dirname(os.path.abspath(rest))} to make it in")
+        with _telling(url):
+            self._queue = TaskQueue(url, progress=False)
+        self._api = self._queue.api
+
+    def insert(self, units: Iterable[Mapping[str, Any]], delay_s: int = 0) -> int:
+        """Put units into the queue; how many. delay_s: for so many seconds nobody is given them."""
+        from taskqueue.queueablefns import FunctionTask
+
+        inserted = 0
+        tasks = (FunctionTask(UNIT, [], {"unit": dict(unit)}) for unit in units)
+        with _telling(self.url):
+            while some := list(islice(tasks, AT_ONCE)):
+                inserted += self._queue.insert(some, delay_seconds=delay_s, total=len(some))
+        return inserted
+
+    def lease(self, seconds: int, wait_s: int = 0) -> Leased | None:
+        """Take a unit for some seconds; None where none is to be had now. wait_s: how long to wait for one."""
+        with _telling(self.url):
+            found = self._api.lease(seconds, 1, wait_s)
+        return _leased(found[0]) if found else None
+
+    def renew(self, leased: Leased, seconds: int) -> None:
+        """Have a lease end so many seconds from now."""
+        with _telling(self.url):
+            self._api.renew_lease(leased, seconds)
+
+    def give_back(self, leased: Leased) -> None:
+        """Let others have a unit at once."""
+        self.renew(leased, 0)
+
+    def delete(self, leased: Leased) -> None:
+        """Take a unit out of the queue: it is done."""
+        with _telling(self.url):
+            self._api.delete(leased.id)
+            self._api.tally()
+
+    def is_empty(self) -> bool:
+        """Whether no unit is in the queue, neither waiting nor leased. SQS knows it approximately."""
+        with _telling(self.url):
+            return bool(self._api.is_empty())
+
+    def failed(self, begin: bool) -> "UnitQueue | None":
+        """The queue where failed units are set aside. begin: make it, if it is not there; else there may be none."""
+        if self.is_file_queue:
+            url = f"{self.url.rstrip('/')}/{FAILED}"
+            return UnitQueue(url) if begin or os.path.isdir(url.removeprefix("fq://")) else None
+        return self._failed_of_sqs(begin)
+
+    def _failed_of_sqs(self, begin: bool) -> "UnitQueue | None":
+        url = f"{self.url.rstrip('/')}-{FAILED}"
+        with _telling(self.url):
+            named = self._api.sqs.list_queues(QueueNamePrefix=url.rpartition("/")[2]).get("QueueUrls", [])
+            if not named and begin:
+                self._api.sqs.create_queue(QueueName=url.rpartition("/")[2])
+        return UnitQueue(url) if named or begin else None
+
+    def __iter__(self) -> Iterator[Leased]:
+        """All units; of SQS as many as it shows, each out of sight for others for `LISTED_FOR_S` seconds."""
+        with _telling(self.url):
+            if self.is_file_queue:
+                for text in self._api:
+                    yield _leased(json.loads(text))
+                return
+            seen: set[str] = set()
+            while found := self._api.lease(LISTED_FOR_S, 10, 1):
+                yield from (leased for each in found if (leased := _leased(each)).id not in seen)
+                seen |= {str(each["id"]) for each in found}
+
+
+def _leased(message: Mapping[str, Any]) -> Leased:
+    payload = message.get("payload")
+    content = None
+    if isinstance(payload, list) and len(payload) == 4 and payload[0] == list(UNIT) and isinstance(payload[2], dict):
+        unit = payload[2].get("unit")
+        content = unit if isinstance(unit, dict) else None
+    return Leased(str(message["id"]), content, json.dumps(payload))
+
+
+class _telling:  # noqa: N801
+    """A context in which errors of a queue become errors for users."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, UsageError | WorkError) or not isinstance(error, Exception):
+            return
+        text = " ".join(str(error).split()) or type(error).__name__
+        if type(error).__name__ in ("QueueDoesNotExist", "NoCredentialsError", "PermissionError", "NoRegionError"):
+            raise UsageError(f"{self._url}: {text}") from None
+        raise WorkError(f"{self._url}: {type(error).__name__}: {text}") from error
