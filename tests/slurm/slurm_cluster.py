@@ -9,11 +9,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "squeue")
 CORES = 8
@@ -64,12 +66,12 @@ class Cluster:
 
     folder: Path
 
-    def call(self, *command: object, cwd: Path | None = None, **environment: str) -> str:
-        """Run one of SLURM's commands; what it prints."""
+    def call(self, *command: object, cwd: Path | None = None) -> str:
+        """Run one of SLURM's commands; what it prints. Jobs have the python that runs this."""
         done = subprocess.run(
             list(map(str, command)),
             cwd=cwd or self.folder,
-            env={**os.environ, **environment, "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf")},
+            env={**os.environ, "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf")},
             capture_output=True,
             text=True,
             timeout=60,
@@ -104,11 +106,20 @@ def wait_until(is_so: Callable[[], bool], what: str, seconds: float, log: Callab
 
 
 @contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """A cluster whose files are in this folder. Its jobs and its daemons are ended in the end."""
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster whose jobs and daemons are ended in the end.
+
+    It is in a temporary folder of the system: munged wants that all may look into the folders above its socket.
+    """
+    with TemporaryDirectory(prefix="slurm-") as name, _running_in(Path(name)) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _running_in(folder: Path) -> Iterator[Cluster]:
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    folder.chmod(0o755)  # munged wants it so for the folder of its socket
+    folder.chmod(0o755)
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(128))
@@ -176,7 +187,7 @@ def _daemon(folder: Path, name: str, *arguments: str) -> Iterator[None]:
 
 
 def _path() -> str:
-    return f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
+    return f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}:{SBIN}"
 
 
 def _host() -> str:
