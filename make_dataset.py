@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PAIRS",
         type=cli.positive,
         nargs="?",
-        const=SHARD_PAIRS,
+        const=0,
         help=f"write folders of shards of so many pairs each ({SHARD_PAIRS}), instead of files",
     )
     cli.add_parts(made)

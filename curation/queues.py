@@ -10,7 +10,9 @@ worker import and call somebody's function: it is refused.
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,7 +22,7 @@ from .errors import UsageError, WorkError
 UNIT = ("curation", "unit")
 FAILED = "failed"  # the name of the queue beside a queue where failed units are set aside
 AT_ONCE = 1000  # units that are in memory while a queue is filled
-LISTED_FOR_S = 30  # that a message of SQS is out of sight while the queue is listed
+LISTED_FOR_S = 60  # for which a message of SQS is out of sight while the queue is listed
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class UnitQueue:
             raise UsageError(f"{url}: queues need a package that is not installed: pip install task-queue") from None
         if self.is_file_queue and not os.path.isdir(os.path.dirname(os.path.abspath(rest))):
             raise UsageError(f"{url}: there is no folder {os.path.dirname(os.path.abspath(rest))} to make it in")
-        with _telling(url):
+        with _telling(url), redirect_stdout(sys.stderr):  # it prints that a queue is not there, each time that it asks
             self._queue = TaskQueue(url, progress=False)
         self._api = self._queue.api
 
@@ -107,16 +109,17 @@ class UnitQueue:
         return UnitQueue(url) if named or begin else None
 
     def __iter__(self) -> Iterator[Leased]:
-        """All units; of SQS as many as it shows, each out of sight for others for `LISTED_FOR_S` seconds."""
+        """All units. Those of SQS are out of sight for others while it is listed."""
         with _telling(self.url):
             if self.is_file_queue:
-                for text in self._api:
-                    yield _leased(json.loads(text))
+                yield from (_leased(json.loads(text)) for text in self._api)
                 return
-            seen: set[str] = set()
+            seen = []
             while found := self._api.lease(LISTED_FOR_S, 10, 1):
-                yield from (leased for each in found if (leased := _leased(each)).id not in seen)
-                seen |= {str(each["id"]) for each in found}
+                seen += list(map(_leased, found))
+        for leased in seen:
+            self.give_back(leased)
+        yield from seen
 
 
 def _leased(message: Mapping[str, Any]) -> Leased:
@@ -141,6 +144,9 @@ class _telling:  # noqa: N801
         if isinstance(error, UsageError | WorkError) or not isinstance(error, Exception):
             return
         text = " ".join(str(error).split()) or type(error).__name__
-        if type(error).__name__ in ("QueueDoesNotExist", "NoCredentialsError", "PermissionError", "NoRegionError"):
+        if "NonExistentQueue" in text:
+            name = self._url.removeprefix("sqs://")
+            raise UsageError(f"{self._url}: no such queue; make it: aws sqs create-queue --queue-name {name}") from None
+        if type(error).__name__ in ("NoCredentialsError", "PermissionError", "NoRegionError"):
             raise UsageError(f"{self._url}: {text}") from None
         raise WorkError(f"{self._url}: {type(error).__name__}: {text}") from error

@@ -26,6 +26,9 @@ from typing import Any, TypeVar
 # reads this as it is imported (google/auth/compute_engine/_metadata.py 2.x).
 os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")
 os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "1")
+# CloudFiles raises KeyError for keys of Amazon in the environment that have no token: those that do not run out.
+if "AWS_ACCESS_KEY_ID" in os.environ:
+    os.environ.setdefault("AWS_SESSION_TOKEN", "")
 
 import brotli
 import cloudfiles.cloudfiles

@@ -12,7 +12,19 @@ from commands import ROOT
 PACKAGE = ROOT / "curation"
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
-PLUMBING = {"cli", "errors", "files", "provenance", "runner", "result_memory", "queues", "array_task", "progress", "stores", "machine"}
+PLUMBING = {
+    "cli",
+    "errors",
+    "files",
+    "provenance",
+    "runner",
+    "result_memory",
+    "queues",
+    "array_task",
+    "progress",
+    "stores",
+    "machine",
+}
 ARITHMETIC = {"boxes", "fields", "quality", "samples", "tissue"}
 SPEC = {"spec", "pair_selection", "splits"}
 TRAINING = {"training"}

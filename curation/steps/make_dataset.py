@@ -38,7 +38,8 @@ class MakeDatasetOptions:
     chunk are refused. min_valid: pairs are left out of which either image has a smaller fraction of valid pixels.
     retry_for: seconds for which a store that is away is waited for. quality: whether the field file holds the numbers
     of the pairs too. exclude: exclusion files; their pairs are left out, in either direction. shard_pairs: how many
-    pairs a shard has, if folders of shards are to be made instead of files. task: which part of the shards, as
+    pairs a shard has, if folders of shards are to be made instead of files; 0: as many as in those that are there, or
+    else `SHARD_PAIRS`. task: which part of the shards, as
     `array_task` takes it. queue: where the shards that are missing are queued instead of being made. status: whether
     only to say how far the shards are.
     """
@@ -271,7 +272,7 @@ def _sharded(spec: Spec, options: MakeDatasetOptions) -> ShardedBoxes:
     job = without_spec(whole)
     folders = tuple(f"{options.dst_path.rstrip('/')}/{file.path.stem}" for file in job.files())
     shard_pairs = options.shard_pairs
-    if shard_pairs is None:
+    if not shard_pairs:
         found = found_job(shard_store(folders[0]))
         shard_pairs = SHARD_PAIRS if found is None else found.shard_pairs
     of_workers: dict[str, Any] = {name: getattr(options, name) for name in _OF_SHARDS}

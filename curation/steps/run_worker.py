@@ -20,7 +20,7 @@ from .. import runner
 from ..errors import UsageError, WorkError
 from ..progress import progress
 from ..queues import Leased, UnitQueue
-from .devices import FLOAT32, find_workers
+from .devices import FLOAT32, Workers, cores_each, find_workers
 from .report import table
 from .unit_work import UnitResult, UnitWork, failure_of
 from .units import Unit, UnitFailure
@@ -67,7 +67,7 @@ class WorkedOff:
 def run_worker(options: RunWorkerOptions) -> WorkedOff:
     """Work off a queue; without `exit_when_empty`, until the process is told to end."""
     queue = UnitQueue(options.queue)
-    workers = find_workers(options.gpu, options.parallel, FLOAT32, MANY)
+    workers = _workers(options)
     source = LeasedUnits(queue, options.lease, options.exit_when_empty)
     with (
         closing(source),
@@ -78,6 +78,12 @@ def run_worker(options: RunWorkerOptions) -> WorkedOff:
             source.finish(number, result)
             bar.update()
     return source.summary()
+
+
+def _workers(options: RunWorkerOptions) -> Workers:
+    if options.parallel is not None and options.gpu is None:  # without torch, which units of boxes do not need
+        return Workers(("cpu",) * options.parallel, cores_each(options.parallel, MANY), MANY)
+    return find_workers(options.gpu, options.parallel, FLOAT32, MANY)
 
 
 class LeasedUnits:

@@ -158,7 +158,7 @@ class ShardsMade:
     status: ShardStatus
 
     def __str__(self) -> str:
-        lines = [("made", f"{self.made} shards")]
+        lines = [("made now", "1 shard" if self.made == 1 else f"{self.made} shards")]
         if self.retries:
             lines.append(("read again", f"{self.retries} times"))
         return f"{self.status}\n{table(lines)}"
