@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 import yaml
 from commands import ROOT
+from test_amazon import BUCKET, amazon, client, stored
+from test_box_shards import arguments, hashes, made, spec
+
+__all__ = ["amazon", "made", "spec"]
 
 EXAMPLES = ROOT / "examples" / "many_machines"
 SCRIPTS = sorted(EXAMPLES.glob("*.sh"))
@@ -37,6 +42,21 @@ Options = simulation.Options
 
 
 # Scripts
+
+# Stands in for Amazon's own command.
+AWS = f"""#!{sys.executable}
+import sys
+import boto3
+
+_, _, verb, _, name, *rest = sys.argv
+sqs = boto3.client("sqs")
+if verb == "create-queue":
+    sqs.create_queue(QueueName=name, Attributes=dict([rest[1].split("=")]))
+elif verb == "get-queue-url":
+    print(sqs.get_queue_url(QueueName=name)["QueueUrl"])
+elif verb == "delete-queue":
+    sqs.delete_queue(QueueUrl=name)
+"""
 
 
 class Stage:
@@ -137,6 +157,27 @@ def test_the_end_of_a_fleet_leaves_no_queue(stage: Stage) -> None:
     assert stage.run("spot_sqs.sh", "end", "pairs").returncode == 0
     deleted = [call for call in stage.calls() if "delete-queue" in call]
     assert [call.split()[4] for call in deleted] == ["https://pairs", "https://pairs-failed"]
+
+
+def test_a_fleet_makes_shards_in_a_store_from_a_queue(
+    stage: Stage, amazon: Mapping[str, str], spec: Path, made: Path
+) -> None:
+    stage.put("python", f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+    stage.put("aws", AWS)
+    variables = {name: value for name, value in amazon.items() if name.startswith("AWS_") or name == "OMP_NUM_THREADS"}
+    given = arguments(spec, Path("out"))
+    given[given.index(Path("out"))] = f"s3://{BUCKET}/fleet"
+    filled = stage.run("spot_sqs.sh", "fill", "fleet", *given, **variables)
+    assert "9 pairs" in filled.stdout, filled.stderr
+    sqs = client(amazon, "sqs")
+    assert len(sqs.list_queues(QueueNamePrefix="fleet")["QueueUrls"]) == 2
+    assert "units done" in stage.run("spot_sqs.sh", "work", "fleet", **variables).stdout
+    made_there = stored(amazon, "fleet/")
+    assert {name.rpartition("/")[0] for name in made_there} == {name.rpartition("/")[0] for name in hashes(made)}
+    assert {name.rpartition("/")[2] for name in made_there} == {"0_9.h5"}
+    ended = stage.run("spot_sqs.sh", "end", "fleet", **variables)
+    assert (ended.returncode, ended.stdout) == (0, "sqs://fleet: no unit was set aside\n")
+    assert "QueueUrls" not in sqs.list_queues(QueueNamePrefix="fleet")
 
 
 def test_a_verb_that_is_none_is_one_line(stage: Stage) -> None:

@@ -13,6 +13,7 @@ machines=$1
 machine=$2
 first=$3
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+((gpus)) || { echo "torchrun.sh: no GPU is here" >&2 && exit 2; }
 
 exec torchrun --nnodes="$machines" --node-rank="$machine" --master-addr="$first" --master-port="${MASTER_PORT:-29500}" \
     --nproc-per-node="$gpus" generate_fields.py "${@:4}" --shard --quiet
