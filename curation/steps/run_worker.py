@@ -29,6 +29,7 @@ ATTEMPTS = 3  # for a unit that fails, before it is set aside
 AGAIN_AFTER_S = 2  # times the number of failures: what is at fault may pass
 LONGEST_WAIT_S = 10.0  # between two looks into a queue that has had nothing
 EMPTY_LOOKS = 3  # in a row, before a queue is taken for empty: SQS knows its length only about
+EMPTY_WAIT_S = 1.0  # between two of them; a folder is read a part at a time, so one look may miss a unit that moves
 MANY = 10**6  # units: as many as are never known to be left
 
 
@@ -68,6 +69,7 @@ def run_worker(options: RunWorkerOptions) -> WorkedOff:
     """Work off a queue; without `exit_when_empty`, until the process is told to end."""
     queue = UnitQueue(options.queue)
     workers = _workers(options)
+    runner.warm_up("cloudvolume", "h5py", "isal", "msgspec", threads=workers.cores)
     source = LeasedUnits(queue, options.lease, options.exit_when_empty)
     with (
         closing(source),
@@ -133,7 +135,7 @@ class LeasedUnits:
             empty = self._queue.is_empty()
             self._empty_looks = self._empty_looks + 1 if empty else 0
             if empty:
-                self._wait_s = min(self._wait_s, 1.0)
+                self._wait_s = EMPTY_WAIT_S / 4 if self._queue.is_file_queue else EMPTY_WAIT_S
         self._next_look = time.monotonic() + random.uniform(0.5, 1.0) * self._wait_s
 
     def lost(self, units: Mapping[int, Unit], cause: str) -> None:
