@@ -84,10 +84,15 @@ def submit(cluster: Cluster, *arguments: object) -> ArrayJob:
     return ArrayJob(cluster, cluster.call(*command, cwd=ROOT))
 
 
-def shards_of(folder: Path, task: int, pairs: int) -> dict[str, tuple[int, int]]:
-    """The shards of a task that are there: which file each is, and when it was written."""
-    shards = [path for path in folder.glob("[0-9]*.h5") if int(path.name.partition("_")[0]) // pairs % TASKS == task]
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
+def shards_of(folder: Path, task: int) -> dict[Path, tuple[int, int]]:
+    """The files of a task's whole shards, images and fields: which file each is, and when it was written.
+
+    A task that was killed between the two files of a shard makes both again.
+    """
+    images, fields = ({path.name for path in (folder / name).glob("[0-9]*.h5")} for name in ("a", "field_0_a"))
+    own = [name for name in images & fields if int(name.partition("_")[0]) // SHARD_PAIRS % TASKS == task]
+    files = [folder / kind / name for name in own for kind in ("a", "field_0_a")]
+    return {path.relative_to(folder): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 def test_tasks_that_were_ended_go_on_and_the_shards_are_those_of_one_process(cluster: Cluster, folder: Path) -> None:
@@ -96,22 +101,22 @@ def test_tasks_that_were_ended_go_on_and_the_shards_are_those_of_one_process(clu
 
     here("make_dataset.py", *arguments("here"))
     job = submit(cluster, "make_dataset.py", *arguments("there"))
-    made, before = folder / "there" / "a", {}
+    made, before = folder / "there", {}
     for task in (1, 2):
-        job.wait_until(lambda task=task: len(shards_of(made, task, SHARD_PAIRS)) > 1, f"task {task} has begun")
+        job.wait_until(lambda task=task: len(shards_of(made, task)) > 2, f"task {task} has begun")
     cluster.call("scancel", f"{job.number}_1")
     job.wait_for(1, "CANCELLED")
     job.requeue(1)
     job.requeue(2)
     job.wait_for(2, "PENDING")
     for task in (1, 2):
-        before[task] = shards_of(made, task, SHARD_PAIRS)
-        assert len(before[task]) < len(shards_of(folder / "here" / "a", task, SHARD_PAIRS)), "it was done already"
+        before[task] = shards_of(made, task)
+        assert len(before[task]) < len(shards_of(folder / "here", task)), "it was done already"
     job.finish()
 
     assert [cluster.restarts(job.number, task) for task in range(TASKS)] == [0, 1, 1, 0]
     for task, shards in before.items():
-        assert shards.items() <= shards_of(made, task, SHARD_PAIRS).items()  # they were not made again
+        assert shards.items() <= shards_of(made, task).items()  # they were not made again
     expected = tree(folder / "here")
     assert len(expected) > POINTS * 0.8 / SHARD_PAIRS * 2
     assert tree(folder / "there") == expected
