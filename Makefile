@@ -1,12 +1,13 @@
 # make demo, make test, make torture (random jobs against an independent reference, 500 kills, a flipped bit at every
-# seventh byte of a file, and a fault at every single write), make bench: each creates .venv and installs the pinned
-# requirements first, if they are not there yet.
+# seventh byte of a file, and a fault at every single write), make bench, make slurm (array jobs of a SLURM that it starts
+# here, which has to be installed: apt install slurm-wlm munge): each creates .venv and installs the pinned requirements
+# first, if they are not there yet.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint torture bench clean
+.PHONY: demo test lint torture bench slurm clean
 
 demo: $(VENV)/.ready
 	$(RUN)/python examples/run_page.py README.md --folder demo
@@ -29,6 +30,9 @@ bench: $(VENV)/.ready
 	$(RUN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(RUN)/python benchmarks/bench.py bench
 	$(RUN)/python benchmarks/box_costs.py bench
+
+slurm: $(VENV)/.ready
+	$(RUN)/python -m pytest -rs tests/slurm/test_slurm.py
 
 $(VENV)/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=...")'

@@ -291,7 +291,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
 def test_every_block_is_of_a_kind_that_is_tested(page: Path) -> None:
     assert languages(page) <= KNOWN
     for block in blocks(page, "console"):
-        assert re.fullmatch(r"(make (demo|test|bench)\b.*\n)+", block.text), block.where
+        assert re.fullmatch(r"(make (demo|test|bench|slurm)\b.*\n)+", block.text), block.where
 
 
 def _parser(script: Path) -> argparse.ArgumentParser:
