@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .. import fields, runner
 from ..aligners.pyramid import Module, check_params, content_hash, find_module
 from ..aligners.tiles import Tiling
+from ..datasets.collection import files_of
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS
 from ..datasets.probe import check_undamaged
@@ -25,7 +26,7 @@ from ..progress import progress
 from ..provenance import Provenance, provenance
 from .devices import FLOAT32, Workers, cores_each, expected_workers, find_workers
 from .field_inputs import FieldInputs, Matched
-from .field_shards import LOCKED, FoundShards, find_shards, move_aside
+from .field_shards import LOCKED, FoundShards, find_shards, has_spec, move_aside, put_spec
 from .field_work import Failure, FieldWork, GenerateFieldsOptions, tried
 from .kept_fields import KeptFields, kept_fields
 from .pair_quality import QualityTable
@@ -113,7 +114,7 @@ class FieldsPlan:
 
 
 def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
-    """Write the shards that are not there yet of one stage's fields over an image file.
+    """Write the shards that are not there yet of one stage's fields over an image file, or a folder of its shards.
 
     Where all are there nothing is touched. With `dry_run` only say what would be done.
     """
@@ -122,16 +123,21 @@ def generate_fields(options: GenerateFieldsOptions) -> Generated | FieldsPlan:
     if options.prev_field_path is None and options.stage > 0:
         raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
     check_destination(options.temp_dir)
+    given = [path for path in (options.image_path, options.prev_field_path) if path is not None]
+    for path in given:
+        if Path(path).resolve() == Path(options.temp_dir).resolve():
+            raise UsageError(f"{path} is read, and cannot be the --temp_dir too: want another folder for the shards")
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
     check_params(module, options.checkpoint_name, options.model_params)
-    check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
+    check_undamaged(*(file for path in given for file in files_of(path)))
     inputs = options.open_inputs()
     for size in inputs.size:
         fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
     made_of = _provenance(options, module, inputs)
     folder = Path(options.temp_dir)
     there = find_shards(folder, made_of, options.failed, options.update)
-    if there.are_all(inputs.pairs) and (options.dry_run or there.is_tidy):
+    spec = inputs.images.spec_beside
+    if there.are_all(inputs.pairs) and (options.dry_run or (there.is_tidy and has_spec(folder, spec))):
         return _generated(options, inputs, there.shards, done=True)
     if options.dry_run:
         return _plan(options, module, made_of, inputs, there)
@@ -176,6 +182,7 @@ def _generate(
         there.check()
     for path in there.partials:
         path.unlink(missing_ok=True)
+    put_spec(there.folder, inputs.images.spec_beside)
     shards = there.missing(inputs.pairs)
     resumed = sum(shard.count for shard in there.shards)
     if shards:
