@@ -24,7 +24,7 @@ from isal import isal_zlib
 
 from ..errors import UsageError, WorkError
 from ..files import Existing, PathLike
-from ..provenance import Provenance, as_text, differences, stored_in
+from ..provenance import Provenance, as_text, before_joining, differences, parsed, stored_in
 from .chunks import Chunk
 from .dataset import open_dataset
 from .facts import BOX_FACTS
@@ -44,7 +44,7 @@ def partial_path(target: PathLike) -> Path:
 
 
 def is_finished(target: PathLike, provenance: Provenance, existing: Existing) -> bool:
-    """Whether the finished file is there, and is the one that would be made.
+    """Whether the finished file is there, and is the one that would be made; it may have been joined of shards.
 
     With `Existing.REFUSED`, a finished or a partial file of another provenance is a `UsageError` that says what
     differs. With `Existing.REPLACED` no file is finished.
@@ -52,12 +52,14 @@ def is_finished(target: PathLike, provenance: Provenance, existing: Existing) ->
     target = Path(target)
     found = None
     if existing is not Existing.REPLACED and target.exists():
-        found = _finished_provenance(target)
-        if found == as_text(provenance):
+        found = parsed(_finished_provenance(target))
+        if "shards" not in provenance:
+            found = before_joining(found)
+        if as_text(found) == as_text(provenance):
             return True
     if existing is Existing.REFUSED:
         if found is not None:
-            differ = differences(provenance, json.loads(found))
+            differ = differences(provenance, found)
             raise UsageError(
                 f"{target} is there already, made with another {differ}: --update brings it up to date, or take "
                 "another name"

@@ -14,7 +14,7 @@ from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS, PairFacts
 from ..datasets.matching import check_same_mip, places_of
 from ..progress import progress
-from ..provenance import WITH_QUALITY, alike_apart_from, parsed
+from ..provenance import WITH_QUALITY, alike_apart_from, before_joining, parsed
 from ..quality import PairQuality, measure
 from .field_inputs import PairInputs, crc32_of
 
@@ -98,7 +98,7 @@ class _StoredNumbers:
         self._made_from = None if made_from is None else made_from[:, :2]
         known = images.column("crc32")
         self._known = known if known is not None and known.shape[1] == 2 else None
-        ours, theirs = parsed(images.provenance), parsed(fields.provenance)
+        ours, theirs = (before_joining(parsed(each.provenance)) for each in (images, fields))
         self._made_together = bool(ours) and alike_apart_from((WITH_QUALITY,), ours, theirs)
 
     def of(self, pair: int, place: int) -> PairQuality | None:
