@@ -70,10 +70,12 @@ def fields_of(made: Path, images: Path, prior: Path, out: Path, **changes: Any) 
     options = GenerateFieldsOptions(str(made / "pyramid"), str(images), str(prior), str(out), 0, "none", 0, 0, **given)
     generate_fields(options)
     with closing(open_collection(out)) as opened:
-        names = [name for name in opened.parts[0].file if name != "main"]
-        columns = {name: opened.column(name) for name in names}
+        with h5py.File(opened.paths[0]) as first:
+            names = [name for name in first if name != "main"]
+        columns = opened.columns(names)
         main = np.stack([opened.read(sample) for sample in range(opened.shape[0])])
-    return {"main": main, **{name: values for name, values in columns.items() if values is not None}}
+    assert set(columns) == set(names)
+    return {"main": main, **columns}
 
 
 def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:

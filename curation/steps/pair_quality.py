@@ -117,8 +117,7 @@ def stored_numbers(fields: Collection) -> dict[str, np.ndarray] | None:
     """The numbers of all pairs in a field file, (N,) by name; None where it does not hold them, or not yet."""
     if not fields.done.all():  # an unfinished file has them last of all
         return None
-    columns = ((name, fields.column(name)) for name in QUALITY_FACTS)
-    numbers = {name: values for name, values in columns if values is not None}
+    numbers = fields.columns(QUALITY_FACTS)
     return numbers if len(numbers) == len(QUALITY_FACTS) else None
 
 

@@ -157,7 +157,7 @@ def _short(measure: Measure, numbers: Mapping[str, np.ndarray]) -> list[float]:
 def _key(images: Collection) -> str:
     """What names the dataset in a browser: the same for the same boxes, however many of them there are yet."""
     made_of = before_joining(parsed(images.provenance))
-    known = made_of.get("spec_without_pairs_sha256") or (as_text(made_of) if made_of else images.parts[0].fingerprint)
+    known = made_of.get("spec_without_pairs_sha256") or (as_text(made_of) if made_of else next(images.fingerprints()))
     return sha256(f"{known} {images.mip} {images.shape[1:]}")[:16]
 
 

@@ -92,13 +92,11 @@ class PairTexts:
 
     @cached_property
     def _facts(self) -> Mapping[str, np.ndarray]:
-        columns = ((name, self.images.column(name)) for name in BOX_FACTS)
-        return {name: values for name, values in columns if values is not None}
+        return self.images.columns(BOX_FACTS)
 
     @cached_property
     def _field_flags(self) -> list[dict[str, np.ndarray]]:
-        columns = [[(name, field.column(name)) for name in ("failed", "not_run")] for field in self.fields]
-        return [{name: values for name, values in each if values is not None} for each in columns]
+        return [field.columns(("failed", "not_run")) for field in self.fields]
 
     @cached_property
     def _notes(self) -> np.ndarray | None:
