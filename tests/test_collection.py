@@ -182,6 +182,13 @@ def open_in(folder: Path) -> int:
     return sum(Path(os.readlink(path)).parent == folder for path in Path("/proc/self/fd").iterdir() if path.exists())
 
 
+def test_shards_are_found_from_another_working_folder(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shards.parent)
+    with closing(open_collection(shards.name)) as opened:
+        monkeypatch.chdir("/")
+        np.testing.assert_array_equal(opened.read(9), samples(10)[9])
+
+
 def test_a_shard_that_changes_after_it_was_looked_at_is_named(shards: Path) -> None:
     with closing(open_collection(shards)) as opened:
         put_main(shards / "4_9.h5", samples(10)[:5] + 1, 3, start=np.zeros((5, 2, 3)), more=np.zeros(9))

@@ -224,6 +224,19 @@ def test_a_spec_that_was_lost_is_put_back(made: Path, command: Command, tmp_path
     assert tree(tmp_path) == before
 
 
+def test_fields_of_shards_are_kept_for_the_joined_file(made: Path, command: Command, tmp_path: Path) -> None:
+    """It is another input, but of each pair the images and the prior are the same."""
+    prior = made / "parts" / "field_0_d"
+    of_shards = fields_of(made, made / "parts" / "d", prior, tmp_path / "shards")
+    assert command("concat_fields.py", "--temp_dir", made / "parts" / "d", "--dst_path", tmp_path / "d.h5").code == 0
+    more = {"src_mip": 0, "dst_mip": 0, "temp_dir": tmp_path / "shards"}
+    arguments = fields_arguments(made, tmp_path / "d.h5", prior, **more)
+    assert "made with another images" in command("generate_fields.py", *arguments).stderr
+    done = command("generate_fields.py", *arguments, "--update")
+    assert "fields           5 kept, 0 made" in done.stdout, done.stderr
+    assert_same(fields_of(made, tmp_path / "d.h5", prior, tmp_path / "shards"), of_shards)
+
+
 def _lacks_the_first(parts: Path) -> None:
     (parts / "d" / "0_2.h5").unlink()
 

@@ -47,6 +47,7 @@ class OpenFiles:
 
     def __init__(self, mains: Sequence[tuple[Path, Stamp, str]]) -> None:
         self._mains = mains
+        self._folder = Path.cwd()  # of relative paths: while a module is loaded, it is the module's folder
         self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -82,8 +83,8 @@ class OpenFiles:
     def _main(self, place: int) -> h5py.Dataset:
         path, stamp, name = self._mains[place]
         try:
-            if stamp_of(path) == stamp:
-                return h5py.File(path, "r")[name]
+            if stamp_of(self._folder / path) == stamp:
+                return h5py.File(self._folder / path, "r")[name]
         except (OSError, KeyError) as error:
             raise WorkError(f"{path}: cannot be opened again: {error}") from error
         raise WorkError(f"{path}: changed while it was read")
