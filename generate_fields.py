@@ -15,8 +15,11 @@ from curation import cli
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     made.add_argument("--pyramid_path", required=True, help="folder of <STAGE>_mip<IN_MIP>in_<SUFFIX> modules")
-    made.add_argument("--image_path", required=True, help="image file, at src_mip")
-    made.add_argument("--prev_field_path", help="field file of the stage before, at src_mip; stage 0 may have none")
+    made.add_argument("--image_path", required=True, help="image file or folder of its shards, at src_mip")
+    made.add_argument(
+        "--prev_field_path",
+        help="fields of the stage before, at src_mip: file or folder of shards; stage 0 may have none",
+    )
     made.add_argument(
         "--missing_prior", choices=("stop", "zero"), default="stop", help="of pairs without a previous field (stop)"
     )

@@ -14,7 +14,9 @@ from curation import cli
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     either = made.add_mutually_exclusive_group(required=True)
-    either.add_argument("--image_path", nargs="+", metavar="FILE", help="image files, of one volume")
+    either.add_argument(
+        "--image_path", nargs="+", metavar="FILE", help="image files or folders of shards, of one volume"
+    )
     either.add_argument("--spec_path", metavar="FILE", help="a spec without a field, instead of image files")
     made.add_argument("--dst_path", required=True, help="the split to write, JSON")
     made.add_argument(
@@ -27,7 +29,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--seed", type=cli.level, default=0, help="of the choice which part gets what (0)")
     made.add_argument(
-        "--field_path", nargs="+", default=[], metavar="FILE", help="show the medians of the numbers of these fields"
+        "--field_path",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="show the medians of the numbers of these fields (files or folders)",
     )
     cli.add_existing(made)
     return made

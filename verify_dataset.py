@@ -1,10 +1,12 @@
 """Read dataset files back, and hold them against what they promise.
 
     python verify_dataset.py dataset/*.h5
+    python verify_dataset.py shards
 
 Every chunk is read; checked are each image's and field's CRC-32, the facts stored with them, their ranges, the hash of
 the spec, and the seal, which covers whatever else a reader can see. Fields of older tools (LZF and scaleoffset) are
-searched for NaN that became numbers. A line a fault on stdout; exit code 0 if there is none, else 1.
+searched for NaN that became numbers. Of a folder, every shard is read, and it must hold all pairs. A line a fault on
+stdout; exit code 0 if there is none, else 1.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from curation import cli
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__, resumes=False)
-    made.add_argument("path", nargs="+", metavar="FILE", help="image or field files")
+    made.add_argument("path", nargs="+", metavar="FILE", help="image or field files, or folders of shards")
     cli.add_quiet(made)
     return made
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from .errors import UsageError, WorkError
+
+_LONGEST_HOST = 40  # characters of a machine's name that go into a file's name
 
 PathLike = str | os.PathLike[str]
 
@@ -90,10 +93,16 @@ def write_bytes_whole(path: PathLike, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def process_name() -> str:
+    """What tells this process from all others, on other machines too, in the names of the files that it is writing."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:_LONGEST_HOST]
+    return f"{host}.{os.getpid()}"
+
+
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
     """Where to write a file that is moved to `target` when the block ends, and deleted if it raises."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{process_name()}.tmp")
     try:
         yield temporary
         publish(temporary, target)

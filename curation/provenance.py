@@ -52,6 +52,11 @@ def stored_in(attributes: Mapping[str, Any]) -> str:
     return str(attributes["provenance" if "provenance" in attributes else "identity"])
 
 
+def before_joining(made_of: Provenance) -> Provenance:
+    """What shaped the shards that a file was joined of, and so all of its content; of other files their provenance."""
+    return parsed(made_of["origin"]) if "shards" in made_of else made_of
+
+
 def differences(wanted: Provenance, found: Provenance) -> str:
     """What differs between two provenances, for messages: the names of the parts."""
     if not found:

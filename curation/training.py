@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from .datasets.collection import Collection, open_collection
 from .datasets.facts import BOX_FACTS, PAIR_FACTS, Stored
 from .datasets.matching import check_same_mip, places_of
-from .datasets.seal import DamageError, reading
+from .datasets.opened import stamp_of
+from .datasets.seal import DamageError
 from .errors import UsageError, WorkError, numbered
 from .files import PathLike
 from .machine import usable_cores
@@ -359,9 +360,8 @@ def _open_both(image_path: Path, field_path: Path | None, stack: ExitStack) -> t
 
 def _stamps(images: Collection, fields: Collection | None) -> tuple[tuple[str, int, int], ...]:
     """What tells whether files are still the same: their names, sizes and times."""
-    parts = [*images.parts, *(fields.parts if fields is not None else ())]
-    found = ((str(part.path), part.path.stat()) for part in parts)
-    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
+    paths = [*images.paths, *(fields.paths if fields is not None else ())]
+    return tuple((str(path), *stamp_of(path)) for path in paths)
 
 
 def _checked(image_path: Path, field_path: Path | None, wanted: np.ndarray | None) -> _Source:
@@ -392,7 +392,7 @@ def _check_is(collection: Collection, kind: str) -> None:
     """Refuse what is not of a kind, or not finished: its numbers and its pairs may still change."""
     if collection.kind not in (kind, None):
         raise UsageError(f"{collection.path}: {collection.kind} file, where {kind} file is wanted")
-    if any(".partial." in part.path.name for part in collection.parts):
+    if any(".partial." in path.name for path in collection.paths):
         left, count = int((~collection.done).sum()), len(collection.done)
         raise UsageError(
             f"{collection.path}: still being made, {left} of {count} pairs are missing: want a finished file"
@@ -418,13 +418,11 @@ def _refusing_damage(collection: Collection) -> Iterator[None]:
 
 def _facts(collection: Collection, wanted: Mapping[str, Stored], axes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Of some facts those that the files hold, (N, *axes, ...) each; those of 0 and 1 are bool."""
-    found = {}
-    for name, how in wanted.items():
-        with reading(name):
-            values = collection.column(name)
-        if values is not None and values.shape[1:] == (*axes, *how.shape):
-            found[name] = values.astype(bool if how.dtype == "|u1" else how.dtype)
-    return found
+    return {
+        name: values.astype(bool if wanted[name].dtype == "|u1" else wanted[name].dtype)
+        for name, values in collection.columns(wanted).items()
+        if values.shape[1:] == (*axes, *wanted[name].shape)
+    }
 
 
 def _check_alike(sources: Sequence[_Source]) -> None:

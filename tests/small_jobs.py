@@ -1,8 +1,10 @@
 """Small jobs for the scripts: volumes, a spec over them, a pyramid, and the command lines that use them."""
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import h5py
 import numpy as np
 from volumes_made import make_layer
 
+from curation.datasets.shards import Shard
+from curation.files import Existing
+from curation.steps.box_job import BoxJob, OutputFile, run_box_jobs
 from curation.steps.verify_dataset import faults
 
 Json = dict[str, Any]
@@ -119,6 +124,34 @@ def put_older_fields(path: Path, main: np.ndarray, components: int = 1) -> Path:
         chunks = (1, components, *main.shape[2:])
         file.create_dataset("main", data=main, chunks=chunks, compression="lzf", scaleoffset=2)
     return path
+
+
+def put_shards(job: BoxJob, *edges: int) -> list[Path]:
+    """Makes the files of a job in shards between some edges, as make_dataset.py --shards does; gives their folders.
+
+    The shards do not hold the spec, which lies beside them, and only those with notes hold notes.
+    """
+    folders = [file.path.with_suffix("") for file in job.files()]
+    text = str(job.images.layout.attributes["spec"])
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spec.json").write_text(text)
+        (folder / "job.json").write_text("{}")
+    shards = [job.of_shard(Shard(first, last)) for first, last in itertools.pairwise(edges)]
+    run_box_jobs([_of_shards(shard) for shard in shards], parallel=1, existing=Existing.REFUSED)
+    return folders
+
+
+def _of_shards(job: BoxJob) -> BoxJob:
+    residuals = None if job.residuals is None else _without_spec(job.residuals)
+    return replace(job, images=_without_spec(job.images), residuals=residuals)
+
+
+def _without_spec(file: OutputFile) -> OutputFile:
+    layout = file.layout
+    attributes = {name: value for name, value in layout.attributes.items() if name != "spec"}
+    arrays = {name: values for name, values in layout.arrays.items() if name != "note" or values.any()}
+    return replace(file, layout=replace(layout, attributes=attributes, arrays=arrays))
 
 
 def stretch_arguments(image: str, folder: Path, **changes: object) -> list[object]:

@@ -1,7 +1,9 @@
 """Files, folders of shards, and files that are still being written, read as one."""
 
+import os
 import resource
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 from small_jobs import put_main
 
+from curation.datasets import opened as opened_files
 from curation.datasets.collection import open_collection
 from curation.datasets.dataset import Dataset, open_dataset
 from curation.datasets.partial import partial_path
-from curation.errors import UsageError
+from curation.errors import UsageError, WorkError
 
 
 def samples(count: int) -> np.ndarray:
@@ -156,3 +159,66 @@ def test_a_file_that_is_finished_while_it_is_opened_is_opened(tmp_path: Path, mo
     monkeypatch.setattr("curation.datasets.collection._PAUSE_S", 0)
     with closing(open_collection(tmp_path / "images.h5")) as opened:
         assert opened.done.all()
+
+
+def test_shards_are_opened_and_closed_while_threads_read_them(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten shards two are kept open, and those that are read at the same time."""
+    monkeypatch.setattr(opened_files, "MOST_OPEN", 2)
+    for path in shards.glob("[0-9]*.h5"):
+        path.unlink()
+    for first in range(10):
+        put_main(shards / f"{first}_{first + 1}.h5", samples(10)[first : first + 1], 3)
+    with closing(open_collection(shards)) as opened, ThreadPoolExecutor(4) as threads:
+        order = np.random.default_rng(0).integers(0, 10, 400).tolist()
+        for sample, values in zip(order, threads.map(opened.read, order), strict=True):
+            np.testing.assert_array_equal(values, samples(10)[sample])
+        opened.read(0)
+        assert open_in(shards) == 2
+    assert open_in(shards) == 0
+
+
+def open_in(folder: Path) -> int:
+    """How many files in a folder this process has open."""
+    return sum(Path(os.readlink(path)).parent == folder for path in Path("/proc/self/fd").iterdir() if path.exists())
+
+
+def test_shards_are_found_from_another_working_folder(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shards.parent)
+    with closing(open_collection(shards.name)) as opened:
+        monkeypatch.chdir("/")
+        np.testing.assert_array_equal(opened.read(9), samples(10)[9])
+
+
+def test_a_shard_that_changes_after_it_was_looked_at_is_named(shards: Path) -> None:
+    with closing(open_collection(shards)) as opened:
+        put_main(shards / "4_9.h5", samples(10)[:5] + 1, 3, start=np.zeros((5, 2, 3)), more=np.zeros(9))
+        with pytest.raises(WorkError, match=r"4_9.h5: changed while it was read"):
+            opened.read(5)
+        (shards / "4_9.h5").unlink()
+        with pytest.raises(WorkError, match=r"4_9.h5: cannot be opened again: .*No such file"):
+            opened.read(5)
+        np.testing.assert_array_equal(opened.read(9), samples(10)[9])
+
+
+def test_notes_are_read_where_only_some_shards_hold_them(shards: Path) -> None:
+    with h5py.File(shards / "4_9.h5", "r+") as file:
+        file["note"] = np.array(["", "a fold", "", "", ""], object)
+    with closing(open_collection(shards)) as opened:
+        notes = opened.column("note")
+        assert notes is not None
+        assert [bool(note) for note in notes] == [place == 5 for place in range(10)]
+
+
+def test_the_fingerprint_of_a_folder_is_of_all_of_its_shards(shards: Path) -> None:
+    def found() -> str:
+        with closing(open_collection(shards)) as opened:
+            return opened.fingerprint
+
+    before = found()
+    assert found() == before
+    data = open_dataset(shards / "0_4.h5")
+    with data.file, closing(open_collection(shards / "0_4.h5")) as one:
+        assert one.fingerprint == data.fingerprint != before
+    with h5py.File(shards / "9_10.h5", "r+") as file:
+        file["start"][0, 0, 0] += 1
+    assert found() != before

@@ -215,10 +215,11 @@ def test_a_missing_file(tmp_path: Path, faults: Faults) -> None:
     assert faults(tmp_path / "away.h5") == [f"{tmp_path / 'away.h5'}: no such file"]
 
 
-def test_a_pipe_and_a_folder_are_no_files(tmp_path: Path, faults: Faults) -> None:
+def test_a_pipe_and_an_empty_folder_are_no_files(tmp_path: Path, faults: Faults) -> None:
     os.mkfifo(tmp_path / "pipe.h5")
-    for path in (tmp_path / "pipe.h5", made_folder(tmp_path / "folder.h5")):
-        assert faults(path) == [f"{path}: not a file: want a dataset file, HDF5"]
+    assert faults(tmp_path / "pipe.h5") == [f"{tmp_path / 'pipe.h5'}: not a file: want a dataset file, HDF5"]
+    folder = made_folder(tmp_path / "folder.h5")
+    assert faults(folder) == [f"{folder}: no shards in it: want a folder of FIRST_LAST.h5 files, or one file"]
 
 
 def test_an_unfinished_file(whole: dict[str, Path], tmp_path: Path, faults: Faults) -> None:

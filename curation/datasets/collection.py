@@ -2,9 +2,9 @@
 
 import resource
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import PathLike
+from ..provenance import fingerprint
 from .dataset import Dataset, open_dataset
+from .opened import MOST_OPEN, OpenFiles, stamp_of
 from .partial import partial_path
-from .shards import shard_named
-from .stored import SampleReader
+from .seal import reading
+from .shards import Shard, gaps, gaps_text, shards_in, spec_beside
+from .stored import Empty
+
+NOTES = "note"  # the dataset of an image file that is there only if a pair has a note
 
 _ATTEMPTS = 5  # to open a file while its writer may be flushing it
 _PAUSE_S = 0.5
@@ -26,83 +31,141 @@ _OTHER_FILES = 100  # that a process has open beside those of a folder
 
 @dataclass(frozen=True)
 class Collection:
-    """Samples in one or several open files, one after the other.
+    """Samples in one or several files, one after the other.
 
-    path: what was opened, a file or a folder. parts: the files. numbers: (N,) int64, the place of each sample in the
-    whole dataset; a folder may lack shards. done: (N,) bool, which samples are there; all are, unless a file is still
-    being written.
+    path: what was opened, a file or a folder. paths: the files. shape: (N, 2, X, Y). mip: of the pixels; None where the
+    files do not say. kind: "image" or "field"; None where older files do not tell. attributes: of the first file.
+    provenances: of each file, as JSON. arrays: `start`, `translation` and `pair`, if the files hold them. numbers: (N,)
+    int64, the place of each sample in the whole dataset; a folder may lack shards. done: (N,) bool, which samples are
+    there; all are, unless a file is still being written. shards: those that the files are, where a folder was opened.
     """
 
     path: Path
-    parts: tuple[Dataset, ...]
+    paths: tuple[Path, ...]
+    shape: tuple[int, int, int, int]
+    mip: int | None
+    kind: str | None
+    attributes: Mapping[str, Any]
+    provenances: tuple[str, ...]
+    arrays: Mapping[str, np.ndarray]
     numbers: np.ndarray
     done: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(N, 2, X, Y)."""
-        return (len(self.numbers), *self.parts[0].main.shape[1:])
-
-    @property
-    def mip(self) -> int | None:
-        """The MIP of the pixels; None where the files do not say."""
-        return self.parts[0].mip
-
-    @property
-    def kind(self) -> str | None:
-        """ "image" or "field"; None where older files do not tell."""
-        return self.parts[0].kind
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """The attributes of the first file."""
-        return self.parts[0].attributes
+    shards: tuple[Shard, ...]
+    files: OpenFiles
 
     @property
     def provenance(self) -> str:
         """What shaped the files, as JSON; "{}" where they do not say, or not the same."""
-        (first, *others) = {part.provenance for part in self.parts}
+        (first, *others) = set(self.provenances)
         return "{}" if others else first
+
+    def fingerprints(self) -> Iterator[str]:
+        """A hash for each file that tells its content from another's, without reading all of it."""
+        for path in self.paths:
+            data = open_dataset(path, is_written=".partial." in path.name)
+            with data.file:
+                yield data.fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the file, or a hash of those of the shards."""
+        of_files = list(self.fingerprints())
+        return fingerprint(each.encode() for each in of_files) if self.shards else of_files[0]
+
+    @property
+    def spec_text(self) -> str | None:
+        """The spec as JSON, from the files or from beside the shards; None where there is none.
+
+        A `UsageError` if what lies beside the shards is another spec.
+        """
+        return str(self.attributes["spec"]) if "spec" in self.attributes else self.spec_beside
+
+    @property
+    def spec_beside(self) -> str | None:
+        """The spec as JSON, from beside the shards; None where they hold it themselves, or nothing lies there.
+
+        A `UsageError` if what lies there is another spec.
+        """
+        if not self.shards or "spec" in self.attributes or "spec_sha256" not in self.attributes:
+            return None
+        return spec_beside(self.path, str(self.attributes["spec_sha256"]))
 
     @property
     def expected(self) -> int:
-        """How many samples there are to be in the end, as far as the files say."""
-        return max(int(self.attributes.get("pairs", 0)), len(self.numbers))
+        """How many samples there are to be in the end, as far as the files say. A file is all of it."""
+        if not self.shards:
+            return len(self.numbers)
+        return max(int(self.attributes.get("pairs", 0)), self.shards[-1].last)
 
-    @cached_property
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """`start`, `translation` and `pair`, if the files hold them."""
-        found = ((name, self.column(name)) for name in ("start", "translation", "pair"))
-        return {name: values for name, values in found if values is not None}
+    def check_whole(self) -> None:
+        """Refuse a folder that lacks shards, or whose shards were not made together."""
+        if missing := list(gaps(self.shards, self.expected)) if self.shards else []:
+            raise UsageError(f"{self.path}: {gaps_text(missing)}: want the shards of all {self.expected} pairs")
+        first = self.provenances[0]
+        for path, made_of in zip(self.paths, self.provenances, strict=True):
+            if made_of != first:
+                raise UsageError(f"{self.paths[0]} and {path} differ in provenance: want shards of one dataset")
 
     def column(self, name: str) -> np.ndarray | None:
-        """A dataset with the samples along axis 0, such as `start`; None where a file does not hold it."""
-        values = []
-        for part in self.parts:
-            item = part.file.get(name)
-            if not isinstance(item, h5py.Dataset) or item.shape[:1] != part.main.shape[:1]:
-                return None
-            values.append(item[:])
-        return np.concatenate(values)
+        """A dataset with the samples along axis 0, such as `crc32`; None where a file does not hold it."""
+        return self.columns([name]).get(name)
 
-    @cached_property
-    def _readers(self) -> list[SampleReader]:
-        return [SampleReader(part.main) for part in self.parts]
+    def columns(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """The datasets of some names that have the samples along axis 0, if all files hold them.
+
+        A shard holds notes only if one of its pairs has one: where other shards do, its notes are "".
+        """
+        found: dict[str, list[np.ndarray | None]] = {name: [] for name in names}
+        for place, count in enumerate(self._counts):
+            with self.files.using(place) as used:
+                for name, values in found.items():
+                    with reading(name):
+                        item = used.file.get(name)
+                        is_there = isinstance(item, h5py.Dataset) and item.shape[:1] == (count,)
+                        values.append(item[:] if is_there else None)
+            gone = [name for name, values in found.items() if values[-1] is None and name != NOTES]
+            for name in gone:
+                del found[name]
+        return {
+            name: np.concatenate(
+                [
+                    np.full(count, "", object) if part is None else part
+                    for part, count in zip(values, self._counts, strict=True)
+                ]
+            )
+            for name, values in found.items()
+            if any(part is not None for part in values)
+        }
+
+    @property
+    def _counts(self) -> list[int]:
+        """How many samples each file has."""
+        return [shard.count for shard in self.shards] or [len(self.numbers)]
 
     @cached_property
     def _first(self) -> np.ndarray:
         """The place of the first sample of each file."""
-        return np.cumsum([0, *(len(part.main) for part in self.parts[:-1])])
+        return np.cumsum([0, *self._counts[:-1]])
 
-    def read(self, sample: int) -> np.ndarray:
-        """One sample, (2, X, Y) float32; in any thread."""
-        part = int(np.searchsorted(self._first, sample, side="right")) - 1
-        return self._readers[part](sample - int(self._first[part]))
+    def read(self, sample: int, empty: Empty | None = None) -> np.ndarray:
+        """One sample, (2, X, Y) float32; in any thread. empty: makes the array that it is read into."""
+        place = int(np.searchsorted(self._first, sample, side="right")) - 1
+        with self.files.using(place) as used:
+            return used.read(sample - int(self._first[place]), empty)
 
     def close(self) -> None:
         """Close the files."""
-        for part in self.parts:
-            part.file.close()
+        self.files.close()
+
+
+def files_of(path: PathLike) -> list[Path]:
+    """The dataset file of this name, or the shards in the folder of this name, in order."""
+    return [shard for _, shard in shards_in(Path(path))] if Path(path).is_dir() else [Path(path)]
+
+
+def open_finished(path: PathLike) -> Collection:
+    """Open a finished dataset file or a folder of shards; anything else is a `UsageError`."""
+    return _folder(Path(path)) if Path(path).is_dir() else _finished(Path(path))
 
 
 def open_collection(path: PathLike) -> Collection:
@@ -112,37 +175,71 @@ def open_collection(path: PathLike) -> Collection:
     """
     path = Path(path)
     if path.is_dir():
-        return _folder(path)
+        return open_finished(path)
     hidden = path if ".partial." in path.name else partial_path(path)
     if hidden.exists() and (hidden == path or not path.exists()):
         return _unfinished(path, hidden)
-    return _finished(path)
+    return open_finished(path)
 
 
 def _finished(path: Path) -> Collection:
     data = open_dataset(path)
-    count = len(data.main)
-    return Collection(path, (data,), np.arange(count), np.ones(count, bool))
+    return _of_file(path, data, np.ones(len(data.main), bool))
+
+
+def _of_file(path: Path, data: Dataset, done: np.ndarray) -> Collection:
+    """A collection of one file, which stays open. path: of the finished file."""
+    samples, two, x_size, y_size = data.main.shape
+    return Collection(
+        path=path,
+        paths=(data.path,),
+        shape=(samples, two, x_size, y_size),
+        mip=data.mip,
+        kind=data.kind,
+        attributes=data.attributes,
+        provenances=(data.provenance,),
+        arrays={name: values for name, values in data.arrays.items() if values.shape[:1] == (samples,)},
+        numbers=np.arange(samples),
+        done=done,
+        shards=(),
+        files=OpenFiles.of_one(data.path, data.main),
+    )
 
 
 def _folder(folder: Path) -> Collection:
-    there = {shard: path for path in folder.iterdir() if (shard := shard_named(path.name))}
+    """A collection of the shards in a folder: each is looked at, and closed again until it is read."""
+    there = shards_in(folder)
     if not there:
         raise UsageError(f"{folder}: no shards in it: want a folder of FIRST_LAST.h5 files, or one file")
-    shards = sorted(there, key=lambda shard: shard.first)
-    _allow_open(len(shards))
-    with ExitStack() as stack:
-        parts: list[Dataset] = []
-        for shard in shards:
-            part = open_dataset(there[shard])
-            stack.callback(part.file.close)
-            _check_fits(part, shard.count, parts[0] if parts else part)
-            parts.append(part)
-        numbers = np.concatenate([np.arange(shard.first, shard.last) for shard in shards])
-        if len(np.unique(numbers)) < len(numbers):
-            raise UsageError(f"{folder}: some shards hold the same pairs: want each pair once")
-        stack.pop_all()
-    return Collection(folder, tuple(parts), numbers, np.ones(len(numbers), bool))
+    _allow_open(min(len(there), MOST_OPEN))
+    first: Collection | None = None
+    mains, provenances, arrays = [], [], []
+    for shard, path in there:
+        stamp = stamp_of(path)
+        with closing(_finished(path)) as part:
+            first = first or part
+            _check_fits(part, shard.count, first)
+            with part.files.using(0) as used:
+                mains.append((path, stamp, used.main.name))
+        # Those that are alike are kept once: of many shards, the rest would take room.
+        provenances.append(first.provenance if part.provenance == first.provenance else part.provenance)
+        arrays.append(part.arrays)
+    numbers = np.concatenate([np.arange(shard.first, shard.last) for shard, _ in there])
+    if first is None or len(np.unique(numbers)) < len(numbers):
+        raise UsageError(f"{folder}: some shards hold the same pairs: want each pair once")
+    names = [name for name in first.arrays if all(name in each for each in arrays)]
+    return replace(
+        first,
+        path=folder,
+        paths=tuple(path for _, path in there),
+        shape=(len(numbers), *first.shape[1:]),
+        provenances=tuple(provenances),
+        arrays={name: np.concatenate([each[name] for each in arrays]) for name in names},
+        numbers=numbers,
+        done=np.ones(len(numbers), bool),
+        shards=tuple(shard for shard, _ in there),
+        files=OpenFiles(mains),
+    )
 
 
 def _allow_open(files: int) -> None:
@@ -155,10 +252,10 @@ def _allow_open(files: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _check_fits(part: Dataset, count: int, first: Dataset) -> None:
-    if len(part.main) != count:
-        raise UsageError(f"{part.path}: it holds {len(part.main)} pairs, but its name says {count}")
-    if (part.main.shape[1:], part.mip) != (first.main.shape[1:], first.mip):
+def _check_fits(part: Collection, count: int, first: Collection) -> None:
+    if part.shape[0] != count:
+        raise UsageError(f"{part.path}: it holds {part.shape[0]} pairs, but its name says {count}")
+    if (part.shape[1:], part.mip) != (first.shape[1:], first.mip):
         raise UsageError(f"{part.path} and {first.path} differ in shape or MIP: want shards of one dataset")
 
 
@@ -169,7 +266,7 @@ def _unfinished(path: Path, hidden: Path) -> Collection:
         data = open_dataset(hidden, is_written=True)
         try:
             entries = data.file["checksum"][:]
-            return Collection(path, (data,), np.arange(len(entries)), (entries[:, : data.chunk_roles] != 0).all(axis=1))
+            return _of_file(path, data, (entries[:, : data.chunk_roles] != 0).all(axis=1))
         except BaseException:
             data.file.close()
             raise

@@ -37,27 +37,6 @@ class Dataset:
         return "image" if "mean" in self.file else None
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(N, 2, X, Y)."""
-        samples, two, x_size, y_size = self.main.shape
-        return samples, two, x_size, y_size
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """(N,) int64, the places of the samples in the dataset: this file is all of it."""
-        return np.arange(len(self.main))
-
-    @property
-    def done(self) -> np.ndarray:
-        """(N,) bool, which samples are there: all are."""
-        return np.ones(len(self.main), bool)
-
-    @property
-    def expected(self) -> int:
-        """How many samples the dataset has."""
-        return len(self.main)
-
-    @property
     def chunk_roles(self) -> int:
         """What this toolkit stores a sample in: 2 images, or 1 field, as `crc32` tells."""
         return int(self.file["crc32"].shape[1]) if "crc32" in self.file else 1

@@ -7,7 +7,6 @@ which pairs there are, and whether the file holds the numbers of its pairs. Its 
 `checksum` says; those of a damaged box are not.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..provenance import WHICH_PAIRS, WITH_QUALITY, alike_apart_from
+from ..provenance import WHICH_PAIRS, WITH_QUALITY, alike_apart_from, before_joining, parsed
 from .chunks import Chunk
 from .dataset import Dataset, open_dataset
 from .layout import Layout
@@ -139,7 +138,7 @@ def _fitting(paths: Iterable[Path], layout: Layout) -> Iterator[_EarlierFile]:
 def _fits(data: Dataset, layout: Layout) -> bool:
     wanted = {*layout.facts, "start", "crc32", "checksum"}
     return (
-        alike_apart_from((*WHICH_PAIRS, WITH_QUALITY), json.loads(data.provenance), layout.provenance)
+        alike_apart_from((*WHICH_PAIRS, WITH_QUALITY), before_joining(parsed(data.provenance)), layout.provenance)
         and data.main.shape[1:] == layout.main[1:]
         and data.main.chunks == layout.chunk
         and wanted <= set(data.file)

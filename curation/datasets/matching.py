@@ -6,10 +6,9 @@ import numpy as np
 
 from ..errors import UsageError
 from .collection import Collection
-from .dataset import Dataset
 
 
-def places_of(images: Dataset | Collection, prior: Dataset | Collection) -> np.ndarray:
+def places_of(images: Collection, prior: Collection) -> np.ndarray:
     """The place of each pair's prior, or other field, (N,), -1 where there is none: by `start` if both have it.
 
     Otherwise pairs and fields belong together by their numbers in the dataset. A `UsageError` if they cannot.

@@ -13,7 +13,6 @@ not written to again: its intact boxes are copied to a new file, which replaces 
 import json
 import os
 import re
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,8 +23,8 @@ import numpy as np
 from isal import isal_zlib
 
 from ..errors import UsageError, WorkError
-from ..files import Existing, PathLike
-from ..provenance import Provenance, as_text, differences, stored_in
+from ..files import Existing, PathLike, process_name
+from ..provenance import Provenance, as_text, before_joining, differences, parsed, stored_in
 from .chunks import Chunk
 from .dataset import open_dataset
 from .facts import BOX_FACTS
@@ -35,7 +34,6 @@ from .seal import DamageError, begun_seal, is_as_sealed
 
 _WRITTEN = 1 << 32  # set in an entry of `checksum`, whose low half is a CRC-32
 _ROOM = 64 * 2**20  # bytes
-_LONGEST_HOST = 40  # characters of a host's name that go into a file's name
 _OWN = re.compile(r"\.\d+_\d+(\.(?P<host>[A-Za-z0-9-]+))?\.(?P<process>\d+)\.partial\.h5")
 _RAISED = (OSError, RuntimeError, KeyError, ValueError)  # by HDF5 and the file system
 
@@ -53,11 +51,7 @@ def own_partial_path(target: PathLike) -> Path:
     too, or may have outlived its dead run.
     """
     target = Path(target)
-    return target.with_name(f".{target.name.removesuffix('.h5')}.{_host()}.{os.getpid()}.partial.h5")
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:_LONGEST_HOST]
+    return target.with_name(f".{target.name.removesuffix('.h5')}.{process_name()}.partial.h5")
 
 
 def stale_partials(folder: Path) -> list[Path]:
@@ -66,7 +60,7 @@ def stale_partials(folder: Path) -> list[Path]:
 
 
 def _has_ended(named: re.Match[str]) -> bool:
-    if named["host"] not in (None, _host()):
+    if named["host"] not in (None, process_name().partition(".")[0]):
         return False
     try:
         os.kill(int(named["process"]), 0)
@@ -78,7 +72,7 @@ def _has_ended(named: re.Match[str]) -> bool:
 
 
 def is_finished(target: PathLike, provenance: Provenance, existing: Existing) -> bool:
-    """Whether the finished file is there, and is the one that would be made.
+    """Whether the finished file is there, and is the one that would be made; it may have been joined of shards.
 
     With `Existing.REFUSED`, a finished or a partial file of another provenance is a `UsageError` that says what
     differs. With `Existing.REPLACED` no file is finished.
@@ -86,12 +80,14 @@ def is_finished(target: PathLike, provenance: Provenance, existing: Existing) ->
     target = Path(target)
     found = None
     if existing is not Existing.REPLACED and target.exists():
-        found = _finished_provenance(target)
-        if found == as_text(provenance):
+        found = parsed(_finished_provenance(target))
+        if "shards" not in provenance:
+            found = before_joining(found)
+        if as_text(found) == as_text(provenance):
             return True
     if existing is Existing.REFUSED:
         if found is not None:
-            differ = differences(provenance, json.loads(found))
+            differ = differences(provenance, found)
             raise UsageError(
                 f"{target} is there already, made with another {differ}: --update brings it up to date, or take "
                 "another name"

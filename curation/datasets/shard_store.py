@@ -72,7 +72,7 @@ def shard_store(path: str) -> ShardStore:
     return CloudStore(path) if "://" in path else LocalStore(path)
 
 
-def shards_in(store: ShardStore) -> list[Shard]:
+def stored_shards(store: ShardStore) -> list[Shard]:
     """The shards that a folder holds, in order."""
     return sorted(filter(None, map(shard_named, store.names())), key=lambda shard: shard.first)
 

@@ -5,12 +5,23 @@ one machine and on many, and a unit that is done twice gives the same bytes twic
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-SHARD_PAIRS = (
-    64  # of images, unless said otherwise: of 1024 x 1024 pixels they take 400 MiB, and a core some ten seconds
-)
+from ..errors import UsageError
+from ..provenance import sha256
+
+SPEC_FILE = "spec.json"
+"""Beside shards that do not hold their spec, as each of them would hold all of it: the text of the spec."""
+
+JOB_FILE = "job.json"
+"""Beside shards that several processes may make: what they are to hold, and with which options they are made."""
+
+BESIDE_SHARDS = (SPEC_FILE, JOB_FILE)
+"""The files that belong to a folder of shards and are none."""
+
+SHARD_PAIRS = 64  # of images, unless said otherwise: of 1024 x 1024 pixels they take 400 MiB, and a core some seconds
 LONGEST_SHARD = 16  # pairs: what a crash can lose of a worker's work
 FEWEST_SHARDS = 32  # of a dataset of that many pairs or more, so that several workers end at about the same time
 
@@ -44,6 +55,48 @@ def shard_named(name: str) -> Shard | None:
     """The shard whose file has this name; None if the name is not a shard's."""
     match = _NAME.fullmatch(name)
     return Shard(int(match[1]), int(match[2])) if match else None
+
+
+def shards_in(folder: Path) -> list[tuple[Shard, Path]]:
+    """The files in a folder that have a shard's name, in order of their pairs."""
+    there = [(shard, path) for path in sorted(folder.iterdir()) if (shard := shard_named(path.name))]
+    return sorted(there, key=lambda each: (each[0].first, each[0].last))
+
+
+def gaps(shards: Iterable[Shard], pairs: int) -> Iterator[tuple[int, int]]:
+    """The ranges of pairs, first and last, that none of some shards, in order, covers. pairs: how many there are."""
+    end = 0
+    for shard in shards:
+        if shard.first > end:
+            yield end, shard.first - 1
+        end = max(end, shard.last)
+    if end < pairs:
+        yield end, pairs - 1
+
+
+def gaps_text(missing: Sequence[tuple[int, int]]) -> str:
+    """Ranges of pairs, for messages, of which there is at least one: "pairs 4 to 8 are missing"."""
+    (first, last), *others = missing
+    more = sum(end - begin + 1 for begin, end in others)
+    named = f"pair {first} is" if first == last else f"pairs {first} to {last} are"
+    return f"{named} missing" + (f", and {more} more" if more else "")
+
+
+def spec_beside(folder: Path, promised: str) -> str | None:
+    """The text of the spec of the shards in a folder, from the file beside them; None if there is no such file.
+
+    promised: its hash, as the shards say it. A `UsageError` if the file is another spec.
+    """
+    path = folder / SPEC_FILE
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    if sha256(text) != promised:
+        raise UsageError(f"{path} is not the spec of the shards beside it: want the one whose SHA-256 is {promised}")
+    return text
 
 
 def shard_size(pairs: int) -> int:

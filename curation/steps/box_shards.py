@@ -17,7 +17,7 @@ from .. import runner
 from ..array_task import ArrayTask
 from ..datasets.partial import own_partial_path
 from ..datasets.shard_store import ShardStore, shard_store
-from ..datasets.shards import Shard
+from ..datasets.shards import SPEC_FILE, Shard
 from ..datasets.writer import Writer
 from ..errors import WorkError
 from ..progress import progress, silence
@@ -26,7 +26,6 @@ from .box_job import BoxFiles, BoxJob, OutputFile, Waiting, measured_numbers, wa
 from .box_tasks import box_tasks
 from .box_work import Cut
 from .shard_job import (
-    SPEC,
     ShardJob,
     ShardsMade,
     ShardStatus,
@@ -148,8 +147,8 @@ class ShardedBoxes:
                 claim(store, self.job)
             else:
                 store.begin()
-            if SPEC not in store.names():
-                store.put_text(SPEC, self.spec.text())
+            if SPEC_FILE not in store.names():
+                store.put_text(SPEC_FILE, self.spec.text())
             store.tidy()
 
 

@@ -1,6 +1,7 @@
-"""Joining shards into one field file, or finished files into one: the stored bytes as they are."""
+"""Joining shards into one file, or finished files into one: the stored bytes as they are."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,19 +13,20 @@ import msgspec
 import numpy as np
 
 from ..datasets.chunks import Chunk, encode
+from ..datasets.collection import NOTES
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import BOX_FACTS, PAIR_FACTS
 from ..datasets.layout import Layout
 from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.probe import check_undamaged
 from ..datasets.seal import SEAL
-from ..datasets.shards import Shard, shard_named
+from ..datasets.shards import BESIDE_SHARDS, SPEC_FILE, Shard, shard_named, shards_in, spec_beside
 from ..datasets.writer import Writer
 from ..errors import UsageError, WorkError
 from ..files import Existing, check_destination, check_name, lock_path, locked, make_folder
 from ..pair_selection import first_alike
 from ..progress import progress
-from ..provenance import WHICH_PAIRS, WITH_QUALITY, Provenance, parsed, provenance, sha256
+from ..provenance import WHICH_PAIRS, WITH_QUALITY, Provenance, fingerprint, parsed, provenance, sha256
 from ..spec import parse_spec
 from .pair_quality import QualityTable
 from .report import table
@@ -37,6 +39,7 @@ _OF_A_SHARD = ("first", "last", "pairs", "failed", "toolkit_version", "provenanc
 # What a file says of its own pairs; a file joined out of several says it anew, or not at all.
 _OF_A_FILE = (*_OF_A_SHARD, "spec", "spec_sha256", "min_valid", "parts")
 _INPUTS = ("images", "previous_fields")  # in a provenance of fields
+_ROLES = "images or fields in a chunk"
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,12 @@ class Joined:
 
 @dataclass(frozen=True)
 class Part:
-    """What was read of a shard or a file; its images or fields are read when they are copied.
+    """What was read of a shard, a file or a folder of shards; its images or fields are read when they are copied.
 
     No part stays open: large datasets have more of them than a process may have files open.
     first: the number of its first pair in the whole. samples: (M,), which of its samples are taken, in order.
     alike: what must be the same in all parts, by name. arrays: what it holds of each of its samples, but `main`.
+    shards: those in the folder, if it is one, in order; their first is that in the folder.
     """
 
     path: Path
@@ -81,6 +85,7 @@ class Part:
     arrays: Mapping[str, np.ndarray]
     attributes: Mapping[str, Any]
     fingerprint: str
+    shards: Sequence["Part"] = ()
 
     @property
     def last(self) -> int:
@@ -98,16 +103,14 @@ class _Join:
 
 
 def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.REFUSED) -> Joined:
-    """Join the shards in a folder into one field file.
+    """Join the shards in a folder into one image file or field file.
 
     A file that was joined from the same shards is not touched.
     """
     _check_target(dst_path)
-    paths, strays = _find(Path(temp_dir))
-    check_undamaged(*(path for path, _ in paths))
-    shards = sorted((_read_shard(path, shard) for path, shard in paths), key=lambda part: (part.first, part.last))
-    check_alike(shards)
-    pairs = check_cover(shards)
+    folder = Path(temp_dir)
+    shards, strays = _read_shards(folder), _strays(folder)
+    pairs = shards[-1].last
     quality = QualityTable.of_parts(shard.arrays for shard in shards)
     summary = Joined(dst_path, pairs, len(shards), "shards", 0, quality, strays)
     return _make(_Join(shards, _layout_of_shards(shards, pairs), summary), existing)
@@ -116,14 +119,14 @@ def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.RE
 def concat_files(paths: Sequence[str], dst_path: str, existing: Existing = Existing.REFUSED) -> Joined:
     """Join finished image files, or field files, into one; a pair that an earlier file holds too is left out.
 
-    They must have the same shape, MIP, and options, which include the spec apart from its pairs. A file that was joined
-    from the same files is not touched.
+    A folder of shards stands for the file that they would be joined into. All must have the same shape, MIP, and
+    options, which include the spec apart from its pairs. A file that was joined from the same files is not touched.
     """
     _check_target(dst_path)
     if Path(dst_path).resolve() in {Path(path).resolve() for path in paths}:
         raise UsageError(f"{dst_path} is one of the files to be joined: want another name")
-    check_undamaged(*paths)
-    read = [_read_file(Path(path)) for path in paths]
+    check_undamaged(*(path for path in paths if not Path(path).is_dir()))
+    read = _with_notes([_read_folder(Path(path)) if Path(path).is_dir() else _read_file(Path(path)) for path in paths])
     check_alike(read)
     parts = list(_without_doubles(read))
     pairs = parts[-1].last
@@ -164,15 +167,24 @@ def _make(join: _Join, existing: Existing) -> Joined:
 # Shards
 
 
-def _find(folder: Path) -> tuple[list[tuple[Path, Shard]], tuple[str, ...]]:
-    """The shards in a folder, and the names of the other files there."""
+def _read_shards(folder: Path) -> list[Part]:
+    """The shards in a folder, in order, which hold each pair exactly once."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; want the --temp_dir of generate_fields.py")
-    files = [(path, shard_named(path.name)) for path in sorted(folder.iterdir()) if path.is_file()]
-    shards = [(path, shard) for path, shard in files if shard is not None]
-    if not shards:
-        raise UsageError(f"{folder}: no shards there: want files such as 0_16.h5, from generate_fields.py")
-    return shards, tuple(path.name for path, shard in files if shard is None and not path.name.startswith("."))
+        raise UsageError(f"{folder}: no such folder; want one of shards, from generate_fields.py or make_dataset.py")
+    there = [(shard, path) for shard, path in shards_in(folder) if path.is_file()]
+    if not there:
+        raise UsageError(f"{folder}: no shards there: want files such as 0_16.h5")
+    check_undamaged(*(path for _, path in there))
+    shards = _with_notes([_read_shard(path, shard) for shard, path in there])
+    check_alike(shards)
+    check_cover(shards)
+    return shards
+
+
+def _strays(folder: Path) -> tuple[str, ...]:
+    """The names of the files in a folder that do not belong to its shards."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return tuple(name for name in names if not (shard_named(name) or name in BESIDE_SHARDS or name.startswith(".")))
 
 
 def _read_shard(path: Path, shard: Shard) -> Part:
@@ -181,7 +193,8 @@ def _read_shard(path: Path, shard: Shard) -> Part:
         if data.main.shape[0] != shard.count:
             raise UsageError(f"{path}: holds {data.main.shape[0]} pairs, but its name says {shard.count}")
         alike = {name: data.attributes.get(name) for name in ("pairs", "spec_sha256")}
-        return _read(data, {**alike, "provenance": data.provenance, "datasets": sorted(data.file)}, shard.first)
+        datasets = sorted(set(data.file) - {NOTES})
+        return _read(data, {**alike, "provenance": data.provenance, "datasets": datasets}, shard.first)
 
 
 def _read(data: Dataset, alike: Mapping[str, Any], first: int = 0) -> Part:
@@ -195,6 +208,8 @@ def _read(data: Dataset, alike: Mapping[str, Any], first: int = 0) -> Part:
         samples=np.arange(len(data.main)),
         alike={
             "shape": data.main.shape[1:],
+            "kind": data.kind,
+            _ROLES: data.chunk_roles,
             **{name: data.attributes.get(name) for name in ("mip", "decimals")},
             **alike,
         },
@@ -202,6 +217,18 @@ def _read(data: Dataset, alike: Mapping[str, Any], first: int = 0) -> Part:
         attributes=data.attributes,
         fingerprint=data.fingerprint,
     )
+
+
+def _with_notes(parts: list[Part]) -> list[Part]:
+    """Parts that all have notes, if one of them has: the rest hold none because no pair of theirs has one."""
+    if not any(NOTES in part.arrays for part in parts):
+        return parts
+    return [
+        replace(part, arrays={NOTES: np.full(len(part.samples), "", object), **part.arrays})
+        if part.alike["kind"] == "image"
+        else part
+        for part in parts
+    ]
 
 
 def check_alike(parts: Sequence[Part]) -> None:
@@ -236,15 +263,29 @@ def _layout_of_shards(shards: Sequence[Part], pairs: int) -> Layout:
     made_of = provenance(
         shards=[[shard.path.name, shard.fingerprint] for shard in shards], origin=first.alike["provenance"]
     )
-    attributes = {name: value for name, value in first.attributes.items() if name not in _OF_A_SHARD}
-    return _layout(shards, pairs, 1, made_of, attributes)
+    attributes = {name: value for name, value in _with_spec(first).items() if name not in _OF_A_SHARD}
+    return _layout(shards, pairs, made_of, attributes)
 
 
-def _layout(
-    parts: Sequence[Part], pairs: int, chunk_roles: int, made_of: Provenance, attributes: Mapping[str, Any]
-) -> Layout:
-    names = [name for name in parts[0].arrays if all(name in part.arrays for part in parts)]
+def _with_spec(shard: Part) -> Mapping[str, Any]:
+    """The attributes of a shard, with the spec from beside it if the shard has only its hash."""
+    if "spec" in shard.attributes or "spec_sha256" not in shard.attributes:
+        return shard.attributes
+    folder, promised = shard.path.parent, str(shard.attributes["spec_sha256"])
+    if (spec := spec_beside(folder, promised)) is None:
+        raise UsageError(
+            f"{folder / SPEC_FILE}: no such file, and the shards beside it hold only the hash of their spec: "
+            f"want the spec whose SHA-256 is {promised}"
+        )
+    return {**shard.attributes, "spec": spec}
+
+
+def _layout(parts: Sequence[Part], pairs: int, made_of: Provenance, attributes: Mapping[str, Any]) -> Layout:
+    chunk_roles = parts[0].alike[_ROLES]
+    names = _in_all(parts)
     arrays = {name: _joined(parts, name) for name in names if name not in (*BOX_FACTS, *PAIR_FACTS, "checksum")}
+    if NOTES in arrays and not arrays[NOTES].any():
+        del arrays[NOTES]
     facts, pair_facts = (tuple(name for name in names if name in known) for known in (BOX_FACTS, PAIR_FACTS))
     main = (pairs, *parts[0].alike["shape"])
     return Layout(main, chunk_roles, arrays, facts, made_of, attributes, pair_facts)
@@ -256,15 +297,28 @@ def _layout(
 def _read_file(path: Path) -> Part:
     data = open_dataset(path)
     with data.file:
-        part = _read(data, {"kind": data.kind, "images or fields in a chunk": data.chunk_roles, **_options(data)})
-        if "note" in part.arrays or data.kind != "image":
-            return part
-        return replace(part, arrays={**part.arrays, "note": np.full(len(part.samples), "", object)})
+        return _read(data, _options(data.provenance))
 
 
-def _options(data: Dataset) -> dict[str, Any]:
+def _read_folder(folder: Path) -> Part:
+    shards = _read_shards(folder)
+    first = shards[0]
+    alike = {name: first.alike[name] for name in ("shape", "kind", _ROLES, "mip", "decimals")}
+    return Part(
+        path=folder,
+        first=0,
+        samples=np.arange(shards[-1].last),
+        alike={**alike, **_options(first.alike["provenance"])},
+        arrays={name: _joined(shards, name) for name in _in_all(shards)},
+        attributes=_with_spec(first),
+        fingerprint=fingerprint(shard.fingerprint.encode() for shard in shards),
+        shards=shards,
+    )
+
+
+def _options(made_of_text: str) -> dict[str, Any]:
     """What shaped the content of a file, apart from which pairs it holds and from the files it was made of."""
-    made_of = parsed(data.provenance)
+    made_of = parsed(made_of_text)
     if "origin" in made_of:  # it was joined itself
         made_of = parsed(made_of["origin"])
     left_out = {*WHICH_PAIRS, WITH_QUALITY, *_INPUTS}
@@ -299,12 +353,8 @@ def _layout_of_files(parts: Sequence[Part], pairs: int) -> Layout:
     made_of = provenance(
         files=[[part.path.name, part.fingerprint, len(part.samples)] for part in parts], origin=json.dumps(origin)
     )
-    roles = first.alike["images or fields in a chunk"]
-    layout = _layout(parts, pairs, roles, made_of, attributes)
-    arrays = {name: values for name, values in layout.arrays.items() if name != "note" or values.any()}
-    if "pair" in arrays:
-        arrays["pair"] = np.arange(pairs)
-    return replace(layout, arrays=arrays)
+    layout = _layout(parts, pairs, made_of, attributes)
+    return replace(layout, arrays={**layout.arrays, "pair": np.arange(pairs)}) if "pair" in layout.arrays else layout
 
 
 def _stored(part: Part) -> str:
@@ -338,6 +388,11 @@ def _taken(part: Part) -> dict[str, np.ndarray]:
     return {name: values[part.samples] for name, values in part.arrays.items()}
 
 
+def _in_all(parts: Sequence[Part]) -> list[str]:
+    """The names of what all parts hold of their samples."""
+    return [name for name in parts[0].arrays if all(name in part.arrays for part in parts)]
+
+
 def _joined(parts: Iterable[Part], name: str) -> np.ndarray:
     return np.concatenate([part.arrays[name][part.samples] for part in parts])
 
@@ -366,8 +421,11 @@ def _copy(parts: Sequence[Part], writer: Writer) -> None:
 
 
 def _chunks(part: Part, samples: Sequence[int], layout: Layout) -> Iterator[list[Chunk]]:
-    """The stored images, or the field, of some of a part's samples."""
-    if not samples:
+    """The stored images, or the field, of some of a part's samples, which are in order."""
+    for shard in part.shards:
+        own = samples[bisect_left(samples, shard.first) : bisect_left(samples, shard.last)]
+        yield from _chunks(shard, [sample - shard.first for sample in own], layout)
+    if part.shards or not samples:
         return
     data = open_dataset(part.path)
     with data.file:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from isal import isal_zlib
 
-from ..datasets.dataset import Dataset, open_dataset
+from ..datasets.collection import Collection, open_finished
 from ..datasets.matching import places_of
-from ..datasets.stored import Empty, SampleReader
+from ..datasets.stored import Empty
 from ..errors import UsageError, numbered
 
 Checksums = tuple[int, int, int]
@@ -40,30 +40,27 @@ class PairInputs:
 
 @dataclass(frozen=True)
 class FieldInputs:
-    """The image file and the previous fields, open to be read.
+    """The images and the previous fields, each in a file or in shards, open to be read.
 
     prior_of: (N,) int64, the place of each pair's prior among the previous fields; -1 where it has none there.
-    known_images, known_priors: `crc32` of the files, (N, 2) and (M, 1), where they hold it. read_images, read_prior: of
-    the files' samples.
+    known_images, known_priors: `crc32` of the files, (N, 2) and (M, 1), where they hold it.
     """
 
-    images: Dataset
-    prior: Dataset | None
+    images: Collection
+    prior: Collection | None
     prior_of: np.ndarray
     known_images: np.ndarray | None
     known_priors: np.ndarray | None
-    read_images: SampleReader
-    read_prior: SampleReader | None
 
     @property
     def pairs(self) -> int:
         """How many pairs there are."""
-        return int(self.images.main.shape[0])
+        return self.images.shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
         """X and Y of the images, in pixels."""
-        x_size, y_size = self.images.main.shape[2:]
+        x_size, y_size = self.images.shape[2:]
         return x_size, y_size
 
     def matched(self) -> "Matched":
@@ -72,17 +69,17 @@ class FieldInputs:
             return Matched(self.pairs)
         found = int((self.prior_of >= 0).sum())
         zero_priors = tuple(np.flatnonzero(self.prior_of < 0).tolist())
-        return Matched(self.pairs, int(self.prior.main.shape[0]) - found, zero_priors)
+        return Matched(self.pairs, self.prior.shape[0] - found, zero_priors)
 
     def read(self, pair: int, empty: Empty | None = None) -> PairInputs:
         """The images and the prior of a pair, in any thread. empty: makes the arrays that they are read into."""
-        images = self.read_images(pair, empty)
-        if self.read_prior is None:
+        images = self.images.read(pair, empty)
+        if self.prior is None:
             return PairInputs(images, None)
         place = int(self.prior_of[pair])
         if place < 0:
             return PairInputs(images, np.zeros(images.shape, np.float32))
-        return PairInputs(images, self.read_prior(place, empty))
+        return PairInputs(images, self.prior.read(place, empty))
 
     def known_checksums(self, pair: int) -> Checksums | None:
         """The checksums of a pair, if the files hold them."""
@@ -119,16 +116,15 @@ def crc32_of(values: np.ndarray) -> int:
 
 
 def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, missing_prior: str) -> FieldInputs:
-    """Open the image file and the previous fields, which must belong together.
+    """Open the images and the previous fields, each a file or a folder of all shards, which must belong together.
 
     missing_prior: "stop" or "zero", what is done of pairs whose start no previous field has.
     """
-    images = open_dataset(image_path)
+    images = open_finished(image_path)
     if prev_field_path is None:
         _check(images, "image", src_mip)
-        none = np.full(len(images.main), -1, np.int64)
-        return FieldInputs(images, None, none, _known(images, 2), None, SampleReader(images.main), None)
-    prior = open_dataset(prev_field_path)
+        return FieldInputs(images, None, np.full(images.shape[0], -1, np.int64), _known(images, 2), None)
+    prior = open_finished(prev_field_path)
     _check(images, "image", src_mip)
     _check(prior, "field", src_mip)
     prior_of = places_of(images, prior)
@@ -138,19 +134,18 @@ def open_inputs(image_path: str, prev_field_path: str | None, src_mip: int, miss
             f"{prior.path} has no field with the start of {numbered(missing)} of {images.path}: "
             "make such fields, or take their prior for 0 with --missing_prior zero"
         )
-    readers = SampleReader(images.main), SampleReader(prior.main)
-    return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1), *readers)
+    return FieldInputs(images, prior, prior_of, _known(images, 2), _known(prior, 1))
 
 
-def _check(dataset: Dataset, kind: str, src_mip: int) -> None:
+def _check(dataset: Collection, kind: str, src_mip: int) -> None:
+    dataset.check_whole()
     if dataset.kind not in (kind, None):
         raise UsageError(f"{dataset.path}: {dataset.kind} file, where {kind} file is wanted")
     if dataset.mip is not None and dataset.mip != src_mip:
         raise UsageError(f"{dataset.path} is of MIP {dataset.mip}, not src_mip {src_mip}")
 
 
-def _known(dataset: Dataset, columns: int) -> np.ndarray | None:
-    """`crc32` of a file, (N, columns), if it is there."""
-    if "crc32" not in dataset.file or dataset.file["crc32"].shape != (dataset.main.shape[0], columns):
-        return None
-    return np.asarray(dataset.file["crc32"][:])
+def _known(dataset: Collection, columns: int) -> np.ndarray | None:
+    """`crc32` of the files, (N, columns), if it is there."""
+    known = dataset.column("crc32")
+    return None if known is None or known.shape[1:] != (columns,) else known

@@ -16,9 +16,9 @@ from pathlib import Path
 from ..datasets.dataset import open_dataset
 from ..datasets.partial import stale_partials
 from ..datasets.probe import check_undamaged, undamaged
-from ..datasets.shards import Shard, missing_shards, shard_named
+from ..datasets.shards import SPEC_FILE, Shard, missing_shards, shards_in
 from ..errors import UsageError, WorkError
-from ..files import lock_path
+from ..files import holds, lock_path, written_whole
 from ..provenance import Provenance, differences
 from .kept_fields import says_all
 
@@ -73,8 +73,8 @@ def find_shards(folder: Path, made_of: Provenance, failed: str, update: bool) ->
     """
     if not folder.exists():
         return FoundShards(folder)
-    there = {path: shard for path in folder.iterdir() if (shard := shard_named(path.name))}
-    paths = sorted(there, key=lambda path: there[path].first)
+    there = {path: shard for shard, path in shards_in(folder)}
+    paths = list(there)
     if not update:
         check_undamaged(*paths)
     others = {there[path]: "damaged" for path in paths}
@@ -108,6 +108,18 @@ def _other_origin(path: Path, made_of: Provenance, failed: str | None) -> str | 
         if file["failed"][:].any() and data.attributes.get("failed") != failed:
             return "made with another failed"
     return None
+
+
+def has_spec(folder: Path, text: str | None) -> bool:
+    """Whether the spec that belongs beside the shards in a folder is there; None where none does."""
+    return text is None or holds(folder / SPEC_FILE, [text])
+
+
+def put_spec(folder: Path, text: str | None) -> None:
+    """Put the spec beside the shards in a folder, if one belongs there."""
+    if text is not None and not has_spec(folder, text):
+        with written_whole(folder / SPEC_FILE) as file:
+            file.write(text)
 
 
 def move_aside(folder: Path, shards: Iterable[Shard]) -> list[Path]:

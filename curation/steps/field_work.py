@@ -23,7 +23,7 @@ from ..aligners.memory import OutOfMemoryError, give_back
 from ..aligners.pyramid import Module
 from ..aligners.tiles import Tiling, in_tiles
 from ..datasets.chunks import Chunk, encode
-from ..datasets.dataset import Dataset
+from ..datasets.collection import Collection
 from ..datasets.facts import PairFacts, stacked
 from ..datasets.layout import Layout
 from ..datasets.shards import LONGEST_SHARD, Shard
@@ -257,7 +257,7 @@ class FieldWork:
         chunk = encode(fields.rounded(finer, options.decimals))
         return chunk, facts_of(given, made, black, failed)
 
-    def _finished(self, pending: _PendingShard, images: Dataset, folder: Path) -> ShardResult:
+    def _finished(self, pending: _PendingShard, images: Collection, folder: Path) -> ShardResult:
         """Write a shard, once its fields are encoded."""
         done = [each.result() for each in pending.fields]
         if pending.failure is not None and self.options.failed == "stop":
@@ -266,7 +266,7 @@ class FieldWork:
         write_whole(folder / pending.shard.name, layout, [chunk for chunk, _ in done])
         return ShardResult(pending.kept)
 
-    def _layout(self, pending: _PendingShard, facts: Sequence[PairFacts], images: Dataset) -> Layout:
+    def _layout(self, pending: _PendingShard, facts: Sequence[PairFacts], images: Collection) -> Layout:
         options, shard = self.options, pending.shard
         known = {name: values[shard.first : shard.last] for name, values in images.arrays.items()}
         made_from = {"input_crc32": np.array(pending.checksums, "<u4")}
@@ -275,13 +275,13 @@ class FieldWork:
             **{name: images.attributes[name] for name in inherited},
             "mip": options.dst_mip,
             "decimals": "none" if options.decimals is None else options.decimals,
-            "pairs": images.main.shape[0],
+            "pairs": images.shape[0],
             "first": shard.first,
             "last": shard.last - 1,
         }
         if pending.failure is not None:
             attributes["failed"] = options.failed
-        shape = (shard.count, *images.main.shape[1:])
+        shape = (shard.count, *images.shape[1:])
         return Layout(shape, 1, {**known, **stacked(facts), **made_from}, (), self.provenance, attributes)
 
 

@@ -17,10 +17,11 @@ from .. import fields, runner
 from ..aligners.pyramid import Module, check_params, content_hash, find_module
 from ..aligners.tiles import Tiling
 from ..array_task import array_task, local_share
+from ..datasets.collection import files_of
 from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS
 from ..datasets.probe import check_undamaged
-from ..datasets.shard_store import ShardStore, shard_store, shards_in
+from ..datasets.shard_store import ShardStore, shard_store, stored_shards
 from ..datasets.shards import Shard, shard_size
 from ..errors import UsageError, WorkError, numbered
 from ..files import check_destination, locked, make_folder
@@ -28,7 +29,7 @@ from ..progress import progress
 from ..provenance import Provenance, differences, provenance
 from .devices import FLOAT32, Workers, check_precision, cores_each, expected_workers, find_workers
 from .field_inputs import FieldInputs, Matched
-from .field_shards import LOCKED, FoundShards, find_shards, move_aside
+from .field_shards import LOCKED, FoundShards, find_shards, has_spec, move_aside, put_spec
 from .field_work import Failure, FieldWork, GenerateFieldsOptions, tried
 from .kept_fields import KeptFields, kept_fields
 from .pair_quality import QualityTable
@@ -130,7 +131,7 @@ class FieldsPlan:
 def generate_fields(
     options: GenerateFieldsOptions,
 ) -> Generated | FieldsPlan | ShardsMade | ShardStatus | Queued:
-    """Write the shards that are not there yet of one stage's fields over an image file.
+    """Write the shards that are not there yet of one stage's fields over an image file, or a folder of its shards.
 
     Where all are there nothing is touched. With `dry_run` only say what would be done. With `task` only a part of the
     shards is written, with `queue` they are queued, and with `status` is said how many there are.
@@ -140,7 +141,8 @@ def generate_fields(
         return _a_part(options, module, inputs, made_of)
     folder = Path(options.temp_dir)
     there = find_shards(folder, made_of, options.failed, options.update)
-    if there.are_all(inputs.pairs) and (options.dry_run or there.is_tidy):
+    spec = inputs.images.spec_beside
+    if there.are_all(inputs.pairs) and (options.dry_run or (there.is_tidy and has_spec(folder, spec))):
         return _generated(options, inputs, there.shards, done=True)
     if options.dry_run:
         return _plan(options, module, made_of, inputs, there)
@@ -158,9 +160,13 @@ def _prepared(options: GenerateFieldsOptions) -> tuple[Module, FieldInputs, Prov
     if options.prev_field_path is None and options.stage > 0:
         raise UsageError(f"stage {options.stage} refines the previous stage's fields: want --prev_field_path")
     check_destination(options.temp_dir)
+    given = [path for path in (options.image_path, options.prev_field_path) if path is not None]
+    for path in given:
+        if Path(path).resolve() == Path(options.temp_dir).resolve():
+            raise UsageError(f"{path} is read, and cannot be the --temp_dir too: want another folder for the shards")
     module = find_module(options.pyramid_path, options.stage, options.src_mip, options.checkpoint_name)
     check_params(module, options.checkpoint_name, options.model_params)
-    check_undamaged(options.image_path, *filter(None, [options.prev_field_path]))
+    check_undamaged(*(file for path in given for file in files_of(path)))
     inputs = options.open_inputs()
     for size in inputs.size:
         fields.crop_start(size, options.src_mip, options.dst_mip, options.crop)  # told before anything runs
@@ -194,9 +200,10 @@ def _a_part(
     if options.status:
         return status_of([store], job)
     task = None if options.task is None else array_task(options.task)
-    shards = job.of_task(job.missing(shards_in(store)), task)
+    shards = job.of_task(job.missing(stored_shards(store)), task)
     if shards:
         claim(store, job)
+        put_spec(Path(options.temp_dir), inputs.images.spec_beside)
         store.tidy()
     if options.queue is not None:
         return fill_queue(options.queue, job, options.temp_dir, shards)
@@ -252,6 +259,7 @@ def _generate(
         there.check()
     for path in there.partials:
         path.unlink(missing_ok=True)
+    put_spec(there.folder, inputs.images.spec_beside)
     shards = there.missing(inputs.pairs)
     resumed = sum(shard.count for shard in there.shards)
     if shards:

@@ -12,6 +12,7 @@ import numpy as np
 from isal import isal_zlib
 
 from ..datasets.chunks import Chunk
+from ..datasets.collection import Collection
 from ..datasets.dataset import Dataset, open_dataset
 from ..datasets.facts import PAIR_FACTS, PairFacts
 from ..datasets.probe import undamaged
@@ -53,7 +54,7 @@ def says_all(file: h5py.File) -> bool:
     return all(name in file for name in ("input_crc32", *PAIR_FACTS))
 
 
-def key_of(checksums: Checksums, data: Dataset, sample: int) -> bytes:
+def key_of(checksums: Checksums, data: Dataset | Collection, sample: int) -> bytes:
     """By what a field is found again: the checksums of its inputs, and where the boxes lie, as far as `data` says."""
     known = (data.arrays[name][sample] for name in ("start", "translation") if name in data.arrays)
     return b"".join(np.asarray(values, "<i8").tobytes() for values in (checksums, *known))

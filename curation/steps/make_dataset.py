@@ -12,7 +12,7 @@ from ..array_task import array_task
 from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS, QUALITY_FACTS
 from ..datasets.layout import Layout, any_image_name, field_name, image_name
 from ..datasets.shard_store import shard_store
-from ..datasets.shards import SHARD_PAIRS, shard_named
+from ..datasets.shards import BESIDE_SHARDS, SHARD_PAIRS, SPEC_FILE, shard_named
 from ..errors import UsageError
 from ..fields import BINARY, Decimals
 from ..files import Existing, PathLike
@@ -24,7 +24,7 @@ from .box_shards import BoxShardWork, ShardedBoxes, run_shards, without_spec
 from .box_tasks import BoxResult, BoxTask, box_tasks
 from .box_work import RETRY_FOR_S, BoxWork, volumes_text
 from .report import Plan, Report, free_bytes, table
-from .shard_job import FAILED, JOB, SPEC, ShardJob, ShardsMade, ShardStatus, check_claim, found_job
+from .shard_job import FAILED, ShardJob, ShardsMade, ShardStatus, check_claim, found_job
 from .units import Queued, fill_queue
 
 
@@ -286,15 +286,15 @@ def _empty(boxes: ShardedBoxes) -> None:
     """Remove all that an earlier job has left in the folders."""
     for store in boxes.work.stores():
         for name in store.names():
-            if name in (JOB, SPEC) or name.endswith(FAILED) or shard_named(name):
+            if name in BESIDE_SHARDS or name.endswith(FAILED) or shard_named(name):
                 store.delete(name)
 
 
 def shard_work(folder: str, job: ShardJob) -> BoxShardWork:
     """What makes the shards of a job that was begun elsewhere. folder: of its image shards."""
-    text = shard_store(folder).text(SPEC)
+    text = shard_store(folder).text(SPEC_FILE)
     if text is None:
-        raise UsageError(f"{folder}: no {SPEC} there, which make_dataset.py writes as it begins shards")
+        raise UsageError(f"{folder}: no {SPEC_FILE} there, which make_dataset.py writes as it begins shards")
     spec = parse_spec(text.encode())
     given = dict(job.options)
     exclusion = None
@@ -303,7 +303,7 @@ def shard_work(folder: str, job: ShardJob) -> BoxShardWork:
         mask[excluded] = True
         exclusion = Exclusion((), mask, 0)
     parent, _, name = folder.rpartition("/")
-    options = MakeDatasetOptions(SPEC, parent, parallel=1, name=name, **given)
+    options = MakeDatasetOptions(SPEC_FILE, parent, parallel=1, name=name, **given)
     cut = box_job(spec, options, exclusion)
     if dict(cut.images.layout.provenance) != dict(job.provenance):
         differ = differences(cut.images.layout.provenance, job.provenance)

@@ -14,7 +14,7 @@ from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS, PairFacts
 from ..datasets.matching import check_same_mip, places_of
 from ..progress import progress
-from ..provenance import WITH_QUALITY, alike_apart_from, parsed
+from ..provenance import WITH_QUALITY, alike_apart_from, before_joining, parsed
 from ..quality import PairQuality, measure
 from .field_inputs import PairInputs, crc32_of
 
@@ -98,7 +98,7 @@ class _StoredNumbers:
         self._made_from = None if made_from is None else made_from[:, :2]
         known = images.column("crc32")
         self._known = known if known is not None and known.shape[1] == 2 else None
-        ours, theirs = parsed(images.provenance), parsed(fields.provenance)
+        ours, theirs = (before_joining(parsed(each.provenance)) for each in (images, fields))
         self._made_together = bool(ours) and alike_apart_from((WITH_QUALITY,), ours, theirs)
 
     def of(self, pair: int, place: int) -> PairQuality | None:
@@ -117,8 +117,7 @@ def stored_numbers(fields: Collection) -> dict[str, np.ndarray] | None:
     """The numbers of all pairs in a field file, (N,) by name; None where it does not hold them, or not yet."""
     if not fields.done.all():  # an unfinished file has them last of all
         return None
-    columns = ((name, fields.column(name)) for name in QUALITY_FACTS)
-    numbers = {name: values for name, values in columns if values is not None}
+    numbers = fields.columns(QUALITY_FACTS)
     return numbers if len(numbers) == len(QUALITY_FACTS) else None
 
 

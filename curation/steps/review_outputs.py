@@ -11,7 +11,7 @@ from .. import __version__
 from ..annotations.viewer_states import commands_to_serve
 from ..datasets.collection import Collection
 from ..files import PathLike, shown_name, write_bytes_whole, written_whole
-from ..provenance import parsed, sha256
+from ..provenance import as_text, before_joining, parsed, sha256
 from ..quality import WINDOW
 from ..review import pictures
 from ..review.sheet import Scale, SheetRow, draw_sheet
@@ -156,8 +156,8 @@ def _short(measure: Measure, numbers: Mapping[str, np.ndarray]) -> list[float]:
 
 def _key(images: Collection) -> str:
     """What names the dataset in a browser: the same for the same boxes, however many of them there are yet."""
-    made_of = parsed(images.provenance)
-    known = made_of.get("spec_without_pairs_sha256") or (images.provenance if made_of else images.parts[0].fingerprint)
+    made_of = before_joining(parsed(images.provenance))
+    known = made_of.get("spec_without_pairs_sha256") or (as_text(made_of) if made_of else next(images.fingerprints()))
     return sha256(f"{known} {images.mip} {images.shape[1:]}")[:16]
 
 

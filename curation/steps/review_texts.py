@@ -92,13 +92,11 @@ class PairTexts:
 
     @cached_property
     def _facts(self) -> Mapping[str, np.ndarray]:
-        columns = ((name, self.images.column(name)) for name in BOX_FACTS)
-        return {name: values for name, values in columns if values is not None}
+        return self.images.columns(BOX_FACTS)
 
     @cached_property
     def _field_flags(self) -> list[dict[str, np.ndarray]]:
-        columns = [[(name, field.column(name)) for name in ("failed", "not_run")] for field in self.fields]
-        return [{name: values for name, values in each if values is not None} for each in columns]
+        return [field.columns(("failed", "not_run")) for field in self.fields]
 
     @cached_property
     def _notes(self) -> np.ndarray | None:
@@ -108,10 +106,10 @@ class PairTexts:
 def spec_of(images: Collection) -> Spec | None:
     """The spec that image files were made from, without its pairs; None where they say neither it nor a volume."""
     x_size, y_size = images.shape[2:]
-    text, path = images.attributes.get("spec"), images.attributes.get("cv_path")
+    path = images.attributes.get("cv_path")
     with suppress(UsageError):
-        if text is not None:
-            return msgspec.structs.replace(parse_spec(str(text).encode()), pairs=())
+        if (text := images.spec_text) is not None:
+            return msgspec.structs.replace(parse_spec(text.encode()), pairs=())
         if path is not None and (mip := images.mip) is not None:
             volume = VolumeSpec(path=str(path), src_mip=mip)
             return Spec(image=volume, max_mip=mip, dst_mip=mip, x_size=x_size, y_size=y_size, pairs=())

@@ -12,13 +12,12 @@ from datetime import timedelta
 from typing import Any
 
 from ..array_task import ArrayTask
-from ..datasets.shard_store import ShardStore, shards_in
-from ..datasets.shards import Shard, missing_shards
+from ..datasets.shard_store import ShardStore, stored_shards
+from ..datasets.shards import JOB_FILE, Shard, missing_shards
 from ..errors import UsageError
 from ..provenance import Provenance, as_text, differences, sha256
 from .report import table
 
-JOB, SPEC = "job.json", "spec.json"  # in a folder of shards
 FAILED = ".failed.txt"  # after a shard's range: why it could not be made
 RATE_S = 3600.0  # the shards of the last hour say how fast the work goes
 
@@ -53,14 +52,14 @@ class ShardJob:
 
 def found_job(store: ShardStore) -> ShardJob | None:
     """The job that a folder says it belongs to; None where it does not say."""
-    text = store.text(JOB)
+    text = store.text(JOB_FILE)
     if text is None:
         return None
     try:
         return ShardJob(**json.loads(text))
     except (ValueError, TypeError):
         raise UsageError(
-            f"{store.path}/{JOB}: not what this version of the toolkit writes; take another path"
+            f"{store.path}/{JOB_FILE}: not what this version of the toolkit writes; take another path"
         ) from None
 
 
@@ -68,9 +67,9 @@ def check_claim(store: ShardStore, job: ShardJob) -> None:
     """See that a folder is a job's, or nobody's; a `UsageError` if it is another's."""
     found = found_job(store)
     if found is None:
-        if shards_in(store):
+        if stored_shards(store):
             raise UsageError(
-                f"{store.path}: shards are there, but no {JOB} that says what made them; take another path"
+                f"{store.path}: shards are there, but no {JOB_FILE} that says what made them; take another path"
             )
         return
     if found.step != job.step or dict(found.provenance) != dict(job.provenance):
@@ -90,8 +89,8 @@ def claim(store: ShardStore, job: ShardJob) -> None:
     """Say in a folder, which `check_claim` has seen is no other job's, that it is of this one."""
     store.begin()
     text = json.dumps(asdict(job), indent=1, sort_keys=True)
-    if store.text(JOB) != text:  # of the same job, the options may say anew where its inputs are
-        store.put_text(JOB, text)
+    if store.text(JOB_FILE) != text:  # of the same job, the options may say anew where its inputs are
+        store.put_text(JOB_FILE, text)
 
 
 def note_failure(store: ShardStore, shard: Shard, message: str, trace: str) -> None:
@@ -167,7 +166,7 @@ class ShardsMade:
 def status_of(stores: Sequence[ShardStore], job: ShardJob) -> ShardStatus:
     """How far a job is. stores: the folders of which each is to hold every shard."""
     names = [set(store.names()) for store in stores]
-    there = [shard for shard in shards_in(stores[0]) if all(shard.name in each for each in names)]
+    there = [shard for shard in stored_shards(stores[0]) if all(shard.name in each for each in names)]
     missing = job.missing(there)
     failed = tuple(note.removesuffix(FAILED) for note in map(_note, missing) if any(note in each for each in names))
     first = ""

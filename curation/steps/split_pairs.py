@@ -30,9 +30,10 @@ _TOLERATED = 0.02  # by which a part's share may differ from what was asked for 
 class SplitOptions:
     """split_pairs's arguments.
 
-    image_paths: image files, or none and a spec_path. fractions: of the pairs, one for each part, 1 in all. names: of
-    the parts; None for the first of `NAMES`. by: one of `splits.WAYS`. gap: sections that are no farther apart count as
-    the same tissue. field_paths: field files or folders of shards that hold the numbers of pairs, for the summary.
+    image_paths: image files or folders of shards, or none and a spec_path. fractions: of the pairs, one for each part,
+    1 in all. names: of the parts; None for the first of `NAMES`. by: one of `splits.WAYS`. gap: sections that are no
+    farther apart count as the same tissue. field_paths: field files or folders of shards that hold the numbers of
+    pairs, for the summary.
     """
 
     dst_path: PathLike
@@ -173,6 +174,7 @@ def _boxes_of(images: Collection) -> PairBoxes:
         raise UsageError(f"{images.path}: field file, where image file is wanted: --field_path takes field files")
     if not images.done.all():
         raise UsageError(f"{images.path} is not finished: want it whole, so that all of its pairs are divided")
+    images.check_whole()
     starts = images.arrays.get("start")
     if starts is None or starts.shape[1:] != (2, 3) or images.mip is None:
         lacking = (

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..datasets.shard_store import ShardStore, shard_store
-from ..datasets.shards import Shard
+from ..datasets.shards import JOB_FILE, Shard
 from ..errors import UsageError, WorkError
 from ..runner import Work
 from .devices import Workers
-from .shard_job import JOB, ShardJob, forget_failure, found_job, note_failure
+from .shard_job import ShardJob, forget_failure, found_job, note_failure
 from .units import Unit, UnitFailure
 
 LONGEST_TRACE = 8000  # characters of a traceback that travel with a unit: a message of SQS has 256 KiB
@@ -83,7 +83,7 @@ class UnitWork:
         store = shard_store(unit.folder)
         job = found_job(store)
         if job is None:
-            raise UsageError(f"{unit.folder}: no {JOB} there; was it removed, or does this machine not see the folder?")
+            raise UsageError(f"{unit.folder}: no {JOB_FILE} there; does this machine see the folder?")
         if (job.step, job.origin) != (unit.step, unit.job):
             raise UsageError(f"{unit.folder}: belongs to another job than the unit")
         self._last = None  # which may hold a module in the memory of a GPU

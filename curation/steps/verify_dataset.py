@@ -1,7 +1,8 @@
-"""Reading a finished dataset file back, chunk by chunk, and holding it against what it promises."""
+"""Reading finished dataset files back, chunk by chunk, and holding them against what they promise."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -14,23 +15,73 @@ from ..datasets.facts import BOX_FACTS, PAIR_FACTS, ROLES
 from ..datasets.partial import intact_boxes
 from ..datasets.probe import lift_limits, limited
 from ..datasets.seal import DamageError, seal_fault
+from ..datasets.shards import SPEC_FILE, Shard, gaps, gaps_text, shards_in, spec_beside
 from ..datasets.stored import SampleReader
 from ..errors import UsageError
 from ..files import PathLike
 from ..machine import usable_cores
 from ..progress import progress
-from ..provenance import sha256
+from ..provenance import differences, parsed, sha256
 
 MOST_READERS = 4  # threads that inflate
 
 
 def faults(path: PathLike) -> Iterator[str]:
-    """What is wrong with a file, a line each; found in a child process, as damage may crash whoever reads it."""
-    return limited(look_for_faults, path)
+    """What is wrong with a file or a folder of shards, a line each.
+
+    It is found in child processes, as damage may crash whoever reads it.
+    """
+    path = Path(path)
+    return _folder_faults(path) if path.is_dir() else limited(look_for_faults, path)
 
 
-def look_for_faults(path: Path) -> Iterator[str]:
-    """What is wrong with a file, found in this process."""
+def _folder_faults(folder: Path) -> Iterator[str]:
+    there = shards_in(folder)
+    if not there:
+        yield f"{folder}: no shards in it: want a folder of FIRST_LAST.h5 files, or one file"
+        return
+    sound = []
+    with progress(sum(shard.count for shard, _ in there), folder.name, "pair") as bar:
+        for shard, path in there:
+            found = list(limited(partial(look_for_faults, shows=False), path))
+            yield from found
+            if not found:
+                sound.append((shard, path))
+            bar.update(shard.count)
+    yield from _faults_together(folder, sound, [shard for shard, _ in there])
+
+
+def _faults_together(folder: Path, sound: Sequence[tuple[Shard, Path]], there: Sequence[Shard]) -> Iterator[str]:
+    """What is wrong with shards that are sound each by itself, in order. there: these, and those that are not sound."""
+    specs, made_of = set(), None
+    end = pairs = 0
+    for shard, path in sound:
+        data = open_dataset(path)
+        with data.file:
+            if len(data.main) != shard.count:
+                yield f"{path}: it holds {len(data.main)} pairs, but its name says {shard.count}"
+            if made_of is None:
+                made_of = data.provenance
+            elif data.provenance != made_of:
+                yield f"{path}: made with another {differences(parsed(made_of), parsed(data.provenance))}"
+            if shard.first < end:
+                yield f"{path}: pairs {shard.first} to {min(end, shard.last) - 1} are in another shard too"
+            if "spec" not in data.attributes and "spec_sha256" in data.attributes:
+                specs.add(str(data.attributes["spec_sha256"]))
+            end = max(end, shard.last)
+            pairs = max(pairs, int(data.attributes.get("pairs", 0)))
+    if missing := list(gaps(there, pairs)):
+        yield f"{folder}: {gaps_text(missing)}" + (f" of {pairs}" if pairs else "")
+    for promised in sorted(specs):
+        try:
+            if spec_beside(folder, promised) is None:
+                yield f"{folder / SPEC_FILE}: no such file, and the shards beside it hold only the hash of their spec"
+        except UsageError as error:
+            yield str(error)
+
+
+def look_for_faults(path: Path, shows: bool = True) -> Iterator[str]:
+    """What is wrong with a file, found in this process. shows: whether to show how far it is."""
     try:
         data = open_dataset(path)
     except UsageError as error:
@@ -44,7 +95,7 @@ def look_for_faults(path: Path) -> Iterator[str]:
                 yield f"{path}: {fault}"
         if sound:  # so that there will be so many samples, and so large, as it says
             lift_limits()
-        yield from (f"{path}: {fault}" for fault in _telling_errors("chunks", _chunk_faults(data, sound)))
+        yield from (f"{path}: {fault}" for fault in _telling_errors("chunks", _chunk_faults(data, sound, shows)))
 
 
 def _telling_errors(what: str, found: Iterator[str]) -> Iterator[str]:
@@ -86,7 +137,7 @@ def _fact_faults(data: Dataset) -> Iterator[str]:
 _BUT_CHUNKS = {"seal": _seal_faults, "attributes": _attribute_faults, "facts": _fact_faults}
 
 
-def _chunk_faults(data: Dataset, sound: bool) -> Iterator[str]:
+def _chunk_faults(data: Dataset, sound: bool, shows: bool) -> Iterator[str]:
     """What is wrong with the chunks. sound: whether nothing was found wrong with the rest of the file."""
     main = data.main
     roles = data.chunk_roles
@@ -102,7 +153,7 @@ def _chunk_faults(data: Dataset, sound: bool) -> Iterator[str]:
         return None
 
     readers = min(MOST_READERS, usable_cores()) if sound else 0
-    with progress(main.shape[0], data.path.name, "sample") as bar:
+    with progress(main.shape[0], data.path.name, "sample") if shows else nullcontext() as bar:
         for sample, whole in runner.ahead(intact, range(main.shape[0]), readers):
             for role in range(roles):
                 where = f"pair {sample}" + (f" {ROLES[role]}" if roles == len(ROLES) else "")
@@ -120,7 +171,8 @@ def _chunk_faults(data: Dataset, sound: bool) -> Iterator[str]:
                     yield f"{where}: its facts are not those that were stored with it"
                 elif main.scaleoffset is not None and roles == 1 and values.shape[0] == 2:
                     yield from (f"{where}: {fault}" for fault in _scaleoffset_faults(values))
-            bar.update()
+            if bar is not None:
+                bar.update()
 
 
 def _reason(main: h5py.Dataset, error: Exception) -> str:
