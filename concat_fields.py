@@ -16,7 +16,7 @@ from curation import cli
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     what = made.add_mutually_exclusive_group(required=True)
-    what.add_argument("--temp_dir", help="the folder of shards")
+    what.add_argument("--temp_dir", help="the folder of shards, or its cloud path")
     what.add_argument("--files", nargs="+", metavar="FILE", help="finished image files, or field files, or folders")
     made.add_argument("--dst_path", required=True, help="the file to write")
     cli.add_existing(made)

@@ -16,6 +16,8 @@ from commands import ROOT
 from moto.server import ThreadedMotoServer
 from test_box_shards import arguments, hashes, made, spec
 
+from curation.steps.concat_fields import concat_fields
+
 __all__ = ["made", "spec"]
 
 BUCKET = "datasets"
@@ -127,3 +129,28 @@ def test_a_queue_that_is_not_there_is_told_with_what_makes_it(amazon: Mapping[st
     assert process.returncode == 2
     assert "aws sqs create-queue --queue-name nowhere" in stderr
     assert "Traceback" not in stderr
+
+
+def test_shards_of_a_store_are_joined(amazon: Mapping[str, str], spec: Path, made: Path, tmp_path: Path) -> None:
+    given = arguments(spec, Path("out"), "--shards", 4)
+    given[given.index(Path("out"))] = f"s3://{BUCKET}/joined"
+    run(amazon, "make_dataset.py", *given)
+    for name in ("a", "field_0_a"):
+        ours = tmp_path / "from_store" / f"{name}.h5"
+        ours.parent.mkdir(exist_ok=True)
+        (ours.parent / f".{name}.h5.shards").mkdir()
+        (ours.parent / f".{name}.h5.shards" / "0_4.h5").write_text("torn: of a run that was killed")
+        source = f"s3://{BUCKET}/joined/{name}"
+        assert "9 pairs from 3 shards" in run(amazon, "concat_fields.py", "--temp_dir", source, "--dst_path", ours)
+        concat_fields(str(made / name), str(tmp_path / f"{name}.h5"))
+        assert ours.read_bytes() == (tmp_path / f"{name}.h5").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "from_store").iterdir()) == ["a.h5", "field_0_a.h5"]
+
+
+def test_a_path_without_shards_is_told(amazon: Mapping[str, str], tmp_path: Path) -> None:
+    source = f"s3://{BUCKET}/nothing"
+    process = started(amazon, "concat_fields.py", "--temp_dir", source, "--dst_path", tmp_path / "a.h5")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "nothing: no shards there" in stderr
+    assert list(tmp_path.iterdir()) == []

@@ -396,7 +396,9 @@ def test_a_command_whose_work_is_done_does_not_load_torch(options: Callable[...,
 def test_what_a_killed_run_left_is_removed_though_all_is_done(options: Callable[..., GenerateFieldsOptions]) -> None:
     changed = options()
     generate_fields(changed)
-    left = [Path(changed.temp_dir) / name for name in (".3_4.77.partial.h5", ".shards.lock")]
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left = [Path(changed.temp_dir) / name for name in (f".3_4.{ended.pid}.partial.h5", ".shards.lock")]
     for path in left:
         path.touch()
     assert "5, done already" in str(generate_fields(replace(changed, dry_run=True)))

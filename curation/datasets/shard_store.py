@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from .. import runner
 from ..errors import UsageError, WorkError
 from ..files import check_destination, make_folder, write_bytes_whole
+from ..progress import progress
 from .partial import stale_partials
-from .shards import Shard, shard_named
+from .shards import BESIDE_SHARDS, Shard, shard_named
 
 if TYPE_CHECKING:
     from cloudfiles import CloudFiles
@@ -153,6 +155,18 @@ class CloudStore:
         """Whether an object is there."""
         return bool(self._ask(lambda files: files.exists(name)))
 
+    def sizes(self) -> dict[str, int]:
+        """The names of all objects in it, but not of those below, and how many bytes each has."""
+        found = self._ask(lambda files: list(files.list(flat=True, size=True)))
+        return {name: int(size) for name, size in found if "/" not in name}
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Copy an object into a folder, where it appears whole."""
+        content = self._ask(lambda files: files.get(name))
+        if content is None:
+            raise WorkError(f"{self.path}/{name}: was there, and is gone")
+        write_bytes_whole(folder / name, content)
+
     def changed_at(self, name: str) -> float | None:
         """None: asking for each object would be a request each."""
         return None
@@ -213,3 +227,31 @@ class CloudStore:
             if not stores.is_from_store(error):
                 raise
             raise WorkError(f"{self.path}: {stores.reason(error)}") from error
+
+
+FETCHED_AHEAD = 2  # objects, each of which is in memory while it is copied
+
+
+@contextmanager
+def fetched(path: str, beside: Path) -> Iterator[Path]:
+    """A folder with copies of the shards at a cloud path, in a hidden folder beside a file that they are to make.
+
+    Copies that are there from an earlier run are kept. The folder is removed once the block has ended well.
+    """
+    store = CloudStore(path)
+    sizes = {name: size for name, size in store.sizes().items() if shard_named(name) or name in BESIDE_SHARDS}
+    if not any(map(shard_named, sizes)):
+        raise UsageError(f"{path}: no shards there: want the path of a folder with FIRST_LAST.h5 files")
+    folder = beside.with_name(f".{beside.name}.shards")
+    make_folder(folder)
+    for copy in folder.iterdir():
+        if sizes.get(copy.name) != copy.stat().st_size or copy.name in BESIDE_SHARDS:
+            copy.unlink()
+    missing = [name for name in sizes if not (folder / name).exists()]
+    with progress(len(missing), "shards fetched", "file") as bar:
+        for _ in runner.ahead(lambda name: store.fetch(name, folder), missing, FETCHED_AHEAD):
+            bar.update()
+    yield folder
+    for copy in folder.iterdir():
+        copy.unlink()
+    folder.rmdir()

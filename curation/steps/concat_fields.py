@@ -20,6 +20,7 @@ from ..datasets.layout import Layout
 from ..datasets.partial import is_finished, of_another_origin, partial_path
 from ..datasets.probe import check_undamaged
 from ..datasets.seal import SEAL
+from ..datasets.shard_store import fetched
 from ..datasets.shards import BESIDE_SHARDS, SPEC_FILE, Shard, shard_named, shards_in, spec_beside
 from ..datasets.writer import Writer
 from ..errors import UsageError, WorkError
@@ -105,10 +106,19 @@ class _Join:
 def concat_fields(temp_dir: str, dst_path: str, existing: Existing = Existing.REFUSED) -> Joined:
     """Join the shards in a folder into one image file or field file.
 
-    A file that was joined from the same shards is not touched.
+    A file that was joined from the same shards is not touched. Shards at a cloud path are fetched first, and take as
+    much room again beside the file until it is joined.
     """
     _check_target(dst_path)
-    folder = Path(temp_dir)
+    if "://" in temp_dir and not temp_dir.startswith("file://"):
+        target = Path(dst_path)
+        make_folder(target.parent)
+        with fetched(temp_dir, target) as copies:
+            return _joined_folder(copies, dst_path, existing)
+    return _joined_folder(Path(temp_dir.removeprefix("file://")), dst_path, existing)
+
+
+def _joined_folder(folder: Path, dst_path: str, existing: Existing) -> Joined:
     shards, strays = _read_shards(folder), _strays(folder)
     pairs = shards[-1].last
     quality = QualityTable.of_parts(shard.arrays for shard in shards)
