@@ -11,17 +11,22 @@ worker import and call somebody's function: it is refused.
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UsageError, WorkError
+
+Answer = TypeVar("Answer")
 
 UNIT = ("curation", "unit")
 FAILED = "failed"  # the name of the queue beside a queue where failed units are set aside
 AT_ONCE = 1000  # units that are in memory while a queue is filled
+OUTAGE_S = 600.0  # for which a queue that is away is waited for
+ATTEMPTS = 3  # for what is no outage; task-queue makes four of each
 LISTED_FOR_S = 60  # for which a message of SQS is out of sight while the queue is listed
 
 
@@ -62,15 +67,21 @@ class UnitQueue:
 
         inserted = 0
         tasks = (FunctionTask(UNIT, [], {"unit": dict(unit)}) for unit in units)
-        with _telling(self.url):
-            while some := list(islice(tasks, AT_ONCE)):
-                inserted += self._queue.insert(some, delay_seconds=delay_s, total=len(some))
+        while some := list(islice(tasks, AT_ONCE)):
+            # If it is asked again, some may be there twice, which does no harm.
+            inserted += self._ask(partial(self._queue.insert, some, delay_seconds=delay_s, total=len(some)))
         return inserted
 
-    def lease(self, seconds: int, wait_s: int = 0) -> Leased | None:
-        """Take a unit for some seconds; None where none is to be had now. wait_s: how long to wait for one."""
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        """Ask the queue, again and again while it is away: a worker is not to end because of that."""
+        from .stores import Patience
+
         with _telling(self.url):
-            found = self._api.lease(seconds, 1, wait_s)
+            return Patience(retry_for=OUTAGE_S, attempts=ATTEMPTS).ask(question)
+
+    def lease(self, seconds: int) -> Leased | None:
+        """Take a unit for some seconds; None where none is to be had now."""
+        found = self._ask(lambda: self._api.lease(seconds, 1, 0))
         return _leased(found[0]) if found else None
 
     def renew(self, leased: Leased, seconds: int) -> None:
@@ -84,14 +95,12 @@ class UnitQueue:
 
     def delete(self, leased: Leased) -> None:
         """Take a unit out of the queue: it is done."""
-        with _telling(self.url):
-            self._api.delete(leased.id)
-            self._api.tally()
+        self._ask(lambda: self._api.delete(leased.id))
+        self._ask(self._api.tally)
 
     def is_empty(self) -> bool:
         """Whether no unit is in the queue, neither waiting nor leased. SQS knows it approximately."""
-        with _telling(self.url):
-            return bool(self._api.is_empty())
+        return bool(self._ask(self._api.is_empty))
 
     def failed(self, begin: bool) -> "UnitQueue | None":
         """The queue where failed units are set aside. begin: make it, if it is not there; else there may be none."""

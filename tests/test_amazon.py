@@ -69,11 +69,23 @@ def stored(environment: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {key.removeprefix(prefix): hashlib.sha256(body).hexdigest() for key, body in bodies.items()}
 
 
-def started(environment: Mapping[str, str], name: str, *more: object) -> "subprocess.Popen[str]":
+def started(
+    environment: Mapping[str, str], name: str, *more: object, machine: Path | None = None
+) -> "subprocess.Popen[str]":
+    """Start a script. machine: a folder in which it works, and where alone it has temporary files."""
     command = [sys.executable, ROOT / name, *more]
     pipe = subprocess.PIPE
+    if machine is not None:
+        machine.mkdir()
+        environment = {**environment, "TMPDIR": str(machine)}
     return subprocess.Popen(
-        list(map(str, command)), env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        list(map(str, command)),
+        cwd=machine,
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -85,19 +97,20 @@ def run(environment: Mapping[str, str], name: str, *more: object) -> str:
 
 
 def test_three_workers_two_of_them_killed_make_all_shards(
-    amazon: Mapping[str, str], queue: str, spec: Path, made: Path
+    amazon: Mapping[str, str], queue: str, spec: Path, made: Path, tmp_path: Path
 ) -> None:
-    """The third goes on when the leases of the others have run out."""
+    """They share the queue and the store alone. The third goes on when the leases of the others have run out."""
     given = arguments(spec, Path("out"), "--shards", 4)
     given[given.index(Path("out"))] = f"s3://{BUCKET}/killed"
     assert "3, of 9 pairs" in run(amazon, "make_dataset.py", *given, "--queue", queue)
     worker = ("run_worker.py", "--queue", queue, "--parallel", 1, "--lease", 5)
-    killed = [started(amazon, *worker) for _ in range(2)]
+    killed = [started(amazon, *worker, machine=tmp_path / name) for name in ("first", "second")]
     time.sleep(2.5)
     for process in killed:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    run(amazon, *worker, "--exit_when_empty")
+    last = started(amazon, *worker, "--exit_when_empty", machine=tmp_path / "third")
+    assert last.communicate(timeout=120)[1] == ""
     assert stored(amazon, "killed/") == hashes(made)
     status = run(amazon, "make_dataset.py", *given, "--status")
     assert "9 of 9 are there" in status

@@ -146,10 +146,12 @@ def test_a_dry_run_makes_nothing(command: Command, spec: Path, tmp_path: Path) -
     ("more", "message"),
     [
         (["--shards", 4, "--field_decimals", 2], "made with another field_decimals"),
+        (["--shards", 4, "--quality"], "made with another quality"),
         (["--shards", 3], "its shards have 4 pairs each, not 3"),
         (["--shards", "--min_valid", 0.5], "--min_valid"),
         (["--shards", "--update"], "--update"),
         (["--shard", "0/2", "--queue", "fq://q"], "not allowed with"),
+        (["--shard", "0/2", "--overwrite"], "--overwrite would remove the shards of the other tasks too"),
         (["--shard", "2/2"], "from 0 to 1 of 2"),
     ],
 )
@@ -174,6 +176,17 @@ def test_overwrite_begins_anew(command: Command, spec: Path, made: Path, tmp_pat
     outcome = command("make_dataset.py", *arguments(spec, out, "--shards", 5, "--overwrite"))
     assert outcome.code == 0
     assert sorted(path.name for path in (out / "a").glob("*.h5")) == ["0_5.h5", "5_9.h5"]
+
+
+def test_overwrite_removes_nothing_where_the_volume_is_gone(
+    command: Command, made: Path, spec: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    other = json.loads(spec.read_text())
+    other["image"]["path"] = f"file://{tmp_path}/gone"
+    given = arguments(put_json(tmp_path / "other.json", other), out, "--shards", 4, "--overwrite")
+    assert command("make_dataset.py", *given).code == 2
+    assert hashes(out) == hashes(made)
 
 
 # Failures

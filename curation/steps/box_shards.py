@@ -138,10 +138,13 @@ class ShardedBoxes:
             mask[shard.first : shard.last] = False
         return mask
 
+    def check(self, shards: Sequence[Shard]) -> None:
+        """See that some shards can be made; a `UsageError` if not."""
+        self.work.job.work.checked_reader(self.work.job.starts, self.needless(shards))
+
     def begin(self, shards: Sequence[Shard]) -> None:
         """See that some shards can be made, and leave word in the folders of what they are to hold."""
-        job = self.work.job
-        job.work.checked_reader(job.starts, self.needless(shards))
+        self.check(shards)
         for number, store in enumerate(self.work.stores()):
             if number == 0:
                 claim(store, self.job)

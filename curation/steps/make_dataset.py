@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..fields import BINARY, Decimals
 from ..files import Existing, PathLike
 from ..pair_selection import Exclusion, read_exclusion
-from ..provenance import EXCLUSION, WITH_QUALITY, differences, provenance, sha256
+from ..provenance import EXCLUSION, WITH_QUALITY, Provenance, differences, provenance, sha256
 from ..spec import Spec, note_json, parse_spec, read_spec
 from .box_job import BoxJob, OutputFile, cut_boxes, plan_box_jobs, plan_of, run_box_jobs, warm_up
 from .box_shards import BoxShardWork, ShardedBoxes, run_shards, without_spec
@@ -239,6 +239,8 @@ def _make_shards(spec: Spec, options: MakeDatasetOptions) -> ShardsMade | ShardS
         raise UsageError("--update keeps boxes of a file; shards that are there are kept anyhow, without it")
     if options.queue is not None and options.task is not None:
         raise UsageError("--shard makes a part of the shards here, and --queue makes none: leave one of them out")
+    if options.existing is Existing.REPLACED and options.task is not None:
+        raise UsageError("--overwrite would remove the shards of the other tasks too: give it once, without --shard")
     boxes = _sharded(spec, options)
     if options.existing is not Existing.REPLACED:
         check_claim(boxes.work.stores()[0], boxes.job)
@@ -247,6 +249,7 @@ def _make_shards(spec: Spec, options: MakeDatasetOptions) -> ShardsMade | ShardS
     if options.dry_run:
         return _plan_of_shards(boxes, options)
     if options.existing is Existing.REPLACED:
+        boxes.check(boxes.job.missing([]))  # before anything is removed
         _empty(boxes)
     task = None if options.task is None else array_task(options.task)
     if options.queue is None:
@@ -278,8 +281,13 @@ def _sharded(spec: Spec, options: MakeDatasetOptions) -> ShardedBoxes:
     of_workers: dict[str, Any] = {name: getattr(options, name) for name in _OF_SHARDS}
     if exclusion is not None:
         of_workers["excluded"] = np.flatnonzero(exclusion.mask).tolist()
-    shard_job = ShardJob("make_dataset", len(job.starts), shard_pairs, of_workers, job.images.layout.provenance)
+    shard_job = ShardJob("make_dataset", len(job.starts), shard_pairs, of_workers, _provenance_of(job))
     return ShardedBoxes(BoxShardWork(job, folders), shard_job, spec)
+
+
+def _provenance_of(job: BoxJob) -> Provenance:
+    """That of the last of a job's files, which says all that those of the others do."""
+    return job.files()[-1].layout.provenance
 
 
 def _empty(boxes: ShardedBoxes) -> None:
@@ -305,8 +313,8 @@ def shard_work(folder: str, job: ShardJob) -> BoxShardWork:
     parent, _, name = folder.rpartition("/")
     options = MakeDatasetOptions(SPEC_FILE, parent, parallel=1, name=name, **given)
     cut = box_job(spec, options, exclusion)
-    if dict(cut.images.layout.provenance) != dict(job.provenance):
-        differ = differences(cut.images.layout.provenance, job.provenance)
+    if dict(_provenance_of(cut)) != dict(job.provenance):
+        differ = differences(_provenance_of(cut), job.provenance)
         raise UsageError(f"{folder}: its shards are made with another {differ}, which this worker cannot make")
     folders = tuple(f"{parent}/{file.path.stem}" for file in cut.files())
     return BoxShardWork(without_spec(cut), folders)
