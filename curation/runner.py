@@ -81,8 +81,8 @@ class Source(Protocol[Unit]):
         """Whether there will be no more of them."""
         ...
 
-    def take(self) -> list[tuple[int, Unit]] | None:
-        """Numbered units for a worker; None where there are none now."""
+    def take(self, in_hand: Mapping[int, Unit]) -> list[tuple[int, Unit]] | None:
+        """Numbered units for a worker; None where there are none for it now. in_hand: those that it has."""
         ...
 
     def lost(self, units: Mapping[int, Unit], cause: str) -> None:
@@ -204,7 +204,7 @@ class _Runs(Generic[Unit]):
     def over(self) -> bool:
         return not self._waiting
 
-    def take(self) -> list[tuple[int, Unit]]:
+    def take(self, in_hand: Mapping[int, Unit]) -> list[tuple[int, Unit]]:
         return self._waiting.popleft() if self._waiting else []
 
     def lost(self, units: Mapping[int, Unit], cause: str) -> None:
@@ -281,7 +281,7 @@ class _Pool(Generic[Unit, Result]):
                 member.memory.release()
 
     def _give(self, member: "_Member[Unit]") -> None:
-        units = self._source.take()
+        units = self._source.take(member.units)
         if units is None and not member.units:
             self._idle.append(member)
             return

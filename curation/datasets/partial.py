@@ -62,6 +62,9 @@ def stale_partials(folder: Path) -> list[Path]:
 def _has_ended(named: re.Match[str]) -> bool:
     if named["host"] not in (None, process_name().partition(".")[0]):
         return False
+    with suppress(OSError, IndexError):  # a process that nobody has waited for is there, and has ended
+        if Path(f"/proc/{named['process']}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+            return True
     try:
         os.kill(int(named["process"]), 0)
     except ProcessLookupError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..datasets.dataset import open_dataset
 from ..datasets.partial import stale_partials
 from ..datasets.probe import check_undamaged, undamaged
-from ..datasets.shards import SPEC_FILE, Shard, missing_shards, shards_in
+from ..datasets.shards import JOB_FILE, SPEC_FILE, Shard, missing_shards, shards_in
 from ..errors import UsageError, WorkError
 from ..files import holds, lock_path, written_whole
 from ..provenance import Provenance, differences
@@ -91,9 +91,16 @@ def find_shards(folder: Path, made_of: Provenance, failed: str, update: bool) ->
         tuple(shards),
         others,
         aside=tuple(sorted(path for path in folder.iterdir() if _ASIDE.fullmatch(path.name))),
-        partials=tuple(stale_partials(folder)),
+        partials=tuple(_partials(folder)),
         has_lock=lock_path(folder / LOCKED).exists(),
     )
+
+
+def _partials(folder: Path) -> Iterable[Path]:
+    """What killed workers have left. Where a folder may be worked on without its lock, others may be at theirs."""
+    if (folder / JOB_FILE).exists():
+        return stale_partials(folder)
+    return folder.glob(".[0-9]*_[0-9]*.*.partial.h5")
 
 
 def _other_origin(path: Path, made_of: Provenance, failed: str | None) -> str | None:

@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -97,6 +98,8 @@ class LeasedUnits:
         self._exits = exit_when_empty
         self._failed: UnitQueue | None = None
         self._held: dict[int, tuple[Leased, Unit]] = {}
+        self._suspects: deque[int] = deque()  # held units that may be what a worker has died of
+        self._alone: set[int] = set()  # those of them that a worker has
         self._lock = threading.Lock()  # a lease must not be renewed once its unit was taken out of the queue
         self._taken = self._done = self._given_back = self._set_aside = 0
         self._wait_s = 0.0
@@ -111,10 +114,28 @@ class LeasedUnits:
         """Whether the queue is empty, and that ends the work."""
         return self._empty_looks >= EMPTY_LOOKS
 
-    def take(self) -> list[tuple[int, Unit]] | None:
-        """A unit from the queue; None where there is none now."""
-        if time.monotonic() < self._next_look or self.over:
+    def take(self, in_hand: Mapping[int, Unit]) -> list[tuple[int, Unit]] | None:
+        """A unit from the queue; None where there is none now. One that has failed before is given out alone.
+
+        So when a worker dies that had several, those that did nothing wrong are done, and the others are known.
+        """
+        if self._alone & in_hand.keys():
             return None
+        if not self._suspects and not self._lease_one():
+            return None
+        if self._suspects:
+            if in_hand:
+                return None
+            number = self._suspects.popleft()
+            self._alone.add(number)
+        else:
+            number = self._taken
+        return [(number, self._held[number][1])]
+
+    def _lease_one(self) -> bool:
+        """Lease a unit, if there is one now."""
+        if time.monotonic() < self._next_look or self.over:
+            return False
         leased = self._queue.lease(self._lease_s)
         while leased is not None:
             unit = self._checked(leased)
@@ -123,10 +144,12 @@ class LeasedUnits:
                 self._taken += 1
                 with self._lock:
                     self._held[self._taken] = leased, unit
-                return [(self._taken, unit)]
+                if unit.failures:
+                    self._suspects.append(self._taken)
+                return True
             leased = self._queue.lease(self._lease_s)
         self._look_later()
-        return None
+        return False
 
     def _look_later(self) -> None:
         """Wait longer before each further look, and not just as long as others: a queue may have many workers."""
@@ -139,7 +162,10 @@ class LeasedUnits:
         self._next_look = time.monotonic() + random.uniform(0.5, 1.0) * self._wait_s
 
     def lost(self, units: Mapping[int, Unit], cause: str) -> None:
-        """Count the death of a worker as a failure of the units that it had."""
+        """Count the death of a worker as a failure of the unit that it had; of several, do each again alone."""
+        if len(units) > 1:
+            self._suspects.extend(units)
+            return
         for number in list(units):
             self.finish(number, UnitResult(failure_of(cause, "")))
 
@@ -147,6 +173,7 @@ class LeasedUnits:
         """Take a unit out of the queue, or give it back with why it failed, or set it aside."""
         with self._lock:
             leased, unit = self._held.pop(number)
+        self._alone.discard(number)
         if result.failure is None:
             self._done += 1
         else:
