@@ -19,6 +19,7 @@ from small_jobs import dataset_arguments, field_layer, image_layer, pair, put_js
 
 from curation.datasets.shard_store import LocalStore
 from curation.datasets.shards import Shard
+from curation.errors import UsageError
 from curation.spec import read_spec
 from curation.steps import box_shards, make_dataset
 from curation.steps.make_dataset import MakeDatasetOptions
@@ -187,6 +188,62 @@ def test_overwrite_removes_nothing_where_the_volume_is_gone(
     given = arguments(put_json(tmp_path / "other.json", other), out, "--shards", 4, "--overwrite")
     assert command("make_dataset.py", *given).code == 2
     assert hashes(out) == hashes(made)
+
+
+def test_a_folder_that_is_left_of_two_is_not_mixed_with_another_job(
+    command: Command, spec: Path, made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    shutil.rmtree(out / "a")
+    before = hashes(out)
+    outcome = command("make_dataset.py", *arguments(other_pairs(spec, tmp_path), out, "--shards", 5))
+    assert outcome.code == 2
+    assert outcome.line.startswith(f"make_dataset: error: {out}/field_0_a: its shards are made with another")
+    assert hashes(out) == before
+
+
+def test_a_spec_that_is_left_of_another_job_is_replaced(
+    command: Command, spec: Path, made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    for path in [*out.rglob("*.h5"), *out.rglob("job.json")]:
+        path.unlink()
+    other = other_pairs(spec, tmp_path)
+    assert command("make_dataset.py", *arguments(other, out, "--shards", 4)).code == 0
+    for name in ("a", "field_0_a"):
+        assert (out / name / "spec.json").read_text() == read_spec(str(other)).text()
+
+
+def other_pairs(spec: Path, folder: Path) -> Path:
+    changed = json.loads(spec.read_text())
+    changed["pairs"].reverse()
+    return put_json(folder / "other.json", changed)
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+def test_a_folder_that_is_given_to_another_job_gets_no_more_shards_of_the_first(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken_over: bool
+) -> None:
+    """As --overwrite does while the tasks of an array are at work."""
+    make = box_shards.measured_numbers
+    calls = []
+
+    def amid_the_second(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            path = tmp_path / "a" / "job.json"
+            job = json.loads(path.read_text())
+            path.unlink()
+            if taken_over:
+                put_json(path, {**job, "provenance": {"of": "another"}})
+        return make(*given)
+
+    monkeypatch.setattr(box_shards, "measured_numbers", amid_the_second)
+    options = MakeDatasetOptions(str(spec), str(tmp_path), parallel=1, name="a", shard_pairs=4)
+    with pytest.raises(UsageError, match="belongs to another job than the shards"):
+        make_dataset.make_dataset(options)
+    assert sorted(path.name for path in tmp_path.rglob("*.h5")) == ["0_4.h5", "0_4.h5"]
+    assert not list(tmp_path.rglob("*.failed.txt"))
 
 
 # Failures

@@ -7,19 +7,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
 from commands import ROOT, Command, Outcome, Script
-from small_jobs import ONES, fields_arguments, pyramid_of
+from small_jobs import ONES, fields_arguments, put_json, pyramid_of
 from test_box_shards import arguments, hashes, left, made, spec
 
+from curation.datasets.shard_store import shard_store
 from curation.queues import UnitQueue
+from curation.steps.devices import Workers
 from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
 from curation.steps.run_worker import LeasedUnits
-from curation.steps.unit_work import UnitResult
+from curation.steps.shard_job import found_job
+from curation.steps.unit_work import UnitResult, UnitWork
+from curation.steps.units import Unit
 
 __all__ = ["made", "spec"]
 
@@ -280,7 +285,37 @@ def test_a_unit_whose_job_has_changed_is_set_aside(command: Command, spec: Path,
     outcome = command("run_worker.py", "--queue", queue, "--parallel", 2, "--exit_when_empty")
     assert outcome.code == 0
     assert "belongs to another job than the unit" in outcome.stderr
+    assert "given back" not in outcome.stderr
     assert hashes(out) == before
+
+
+def test_a_worker_that_knows_a_job_sees_that_its_folder_was_given_to_another(
+    command: Command, images: Path, queue: str, tmp_path: Path
+) -> None:
+    shards = fill_fields(command, tmp_path, images, queue, ONES)
+    job = found_job(shard_store(str(shards)))
+    assert job is not None
+    work = UnitWork(Workers(("cpu",), 1))
+    units = [Unit("generate_fields", str(shards), job.origin, n, n + 1) for n in range(3)]
+    assert list(work(0, iter(enumerate(units[:1])))) == [(0, UnitResult())]
+    (shards / "0_1.h5").unlink()
+    put_json(shards / "job.json", {**asdict(job), "provenance": {"of": "another"}})
+    results = dict(work(0, iter(enumerate(units))))
+    assert [result.is_final for result in results.values()] == [True] * 3
+    assert not list(shards.glob("*.h5"))
+    assert not list(shards.glob("*.failed.txt"))
+
+
+def test_an_update_ends_the_job_that_had_the_folder(command: Command, images: Path, queue: str, tmp_path: Path) -> None:
+    """Units of that job may be in a queue still."""
+    shards = fill_fields(command, tmp_path, images, queue, ONES)
+    assert command("run_worker.py", "--queue", queue, "--parallel", 1, "--exit_when_empty").code == 0
+    update = ("--update", "--field_decimals", 1)
+    assert (
+        command("generate_fields.py", *fields_arguments(tmp_path, images, None, *update, src_mip=0, dst_mip=0)).code
+        == 0
+    )
+    assert not (shards / "job.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class WorkedOff:
         if self.given_back:
             lines.append(("given back", f"{self.given_back} times, as a unit had failed"))
         if self.set_aside:
-            lines.append(("set aside", f"{self.set_aside} units that failed {ATTEMPTS} times (--failed lists them)"))
+            lines.append(("set aside", f"{self.set_aside} units that failed (--failed lists them)"))
         return table(lines)
 
 
@@ -150,12 +150,16 @@ class LeasedUnits:
         if result.failure is None:
             self._done += 1
         else:
-            self._fail(msgspec.structs.replace(unit, failures=(*unit.failures, result.failure)))
+            self._fail(msgspec.structs.replace(unit, failures=(*unit.failures, result.failure)), result.is_final)
         self._queue.delete(leased)
 
-    def _fail(self, unit: Unit) -> None:
+    def _fail(self, unit: Unit, is_final: bool) -> None:
         failures = len(unit.failures)
         last = unit.failures[-1].message
+        if is_final:
+            tqdm.write(f"{unit}: {last}; it is set aside", file=sys.stderr)
+            self._put_aside(msgspec.to_builtins(unit))
+            return
         if failures < ATTEMPTS:
             tqdm.write(f"{unit}: {last}; it is given back", file=sys.stderr)
             self._queue.insert([msgspec.to_builtins(unit)], delay_s=AGAIN_AFTER_S * failures)

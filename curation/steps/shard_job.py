@@ -85,6 +85,21 @@ def check_claim(store: ShardStore, job: ShardJob) -> None:
         )
 
 
+class OtherJobError(UsageError):
+    """A folder is no longer, or never was, of the job that shards are made for."""
+
+
+def check_still_of(store: ShardStore, origin: str) -> None:
+    """See that a folder still is of the job of an origin, before a shard goes into it.
+
+    Somebody may have given the folder to another job while this process was at work, as --overwrite does. The shards
+    of the two have the same names.
+    """
+    found = found_job(store)
+    if found is None or found.origin != origin:
+        raise OtherJobError(f"{store.path}: belongs to another job than the shards that were being made for it")
+
+
 def claim(store: ShardStore, job: ShardJob) -> None:
     """Say in a folder, which `check_claim` has seen is no other job's, that it is of this one."""
     store.begin()

@@ -12,7 +12,7 @@ from ..datasets.shards import JOB_FILE, Shard
 from ..errors import UsageError, WorkError
 from ..runner import Work
 from .devices import Workers
-from .shard_job import ShardJob, forget_failure, found_job, note_failure
+from .shard_job import OtherJobError, ShardJob, forget_failure, found_job, note_failure
 from .units import Unit, UnitFailure
 
 LONGEST_TRACE = 8000  # characters of a traceback that travel with a unit: a message of SQS has 256 KiB
@@ -20,9 +20,10 @@ LONGEST_TRACE = 8000  # characters of a traceback that travel with a unit: a mes
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What came of a unit; failure is None if its shard is there."""
+    """What came of a unit; failure is None if its shard is there. is_final: nobody can do it, now or later."""
 
     failure: UnitFailure | None = None
+    is_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class UnitWork:
                 yield number, _result(job.stores[0], unit, result.message, result.trace)
                 yield from stream.found_there()
             yield from stream.found_there()
+        except OtherJobError as error:  # the folder is another job's, so no word is left there
+            self._last = None
+            yield from stream.found_there()
+            for number in list(stream.in_hand):
+                yield number, UnitResult(failure_of(_text(error), ""), is_final=True)
         except Exception as error:
             yield from stream.found_there()
             in_hand = dict(stream.in_hand)
@@ -85,7 +91,7 @@ class UnitWork:
         if job is None:
             raise UsageError(f"{unit.folder}: no {JOB_FILE} there; does this machine see the folder?")
         if (job.step, job.origin) != (unit.step, unit.job):
-            raise UsageError(f"{unit.folder}: belongs to another job than the unit")
+            raise OtherJobError(f"{unit.folder}: belongs to another job than the unit")
         self._last = None  # which may hold a module in the memory of a GPU
         self._last = _JobWork(unit.folder, unit.job, *self._work(unit.folder, job))
         return self._last
