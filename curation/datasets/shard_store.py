@@ -5,6 +5,8 @@ Nothing here locks: a shard that is made twice has the same bytes twice, so whoe
 
 import base64
 import hashlib
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,15 +16,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import runner
 from ..errors import UsageError, WorkError
-from ..files import check_destination, make_folder, write_bytes_whole
+from ..files import check_destination, make_folder, process_name, write_bytes_whole
 from ..progress import progress
-from .partial import stale_partials
+from .partial import has_ended, stale_partials
 from .shards import BESIDE_SHARDS, Shard, shard_named
 
 if TYPE_CHECKING:
     from cloudfiles import CloudFiles
 
 Answer = TypeVar("Answer")
+
+_TEMPORARY = re.compile(r"shard-(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)-\w+")
 
 
 class ShardStore(Protocol):
@@ -188,12 +192,15 @@ class CloudStore:
         """Nothing: folders are a part of the objects' names. Whether the store can be reached shows as it is read."""
 
     def tidy(self) -> None:
-        """Nothing: what was not uploaded whole is not there."""
+        """Remove the temporary folders of dead processes of this machine; in the store is nothing of theirs."""
+        for folder in Path(tempfile.gettempdir()).glob("shard-*"):
+            if (match := _TEMPORARY.fullmatch(folder.name)) and has_ended(match):
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def place(self, name: str) -> Iterator[Path]:
         """Where to make a file: in a temporary folder, from which it is uploaded, and looked at, as the block ends."""
-        with tempfile.TemporaryDirectory(prefix="shard-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"shard-{process_name()}-") as folder:
             path = Path(folder) / name
             yield path
             self._ask(partial(_upload, name, path))

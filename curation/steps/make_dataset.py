@@ -241,6 +241,8 @@ def _make_shards(spec: Spec, options: MakeDatasetOptions) -> ShardsMade | ShardS
         raise UsageError("--shard makes a part of the shards here, and --queue makes none: leave one of them out")
     if options.existing is Existing.REPLACED and options.task is not None:
         raise UsageError("--overwrite would remove the shards of the other tasks too: give it once, without --shard")
+    if options.existing is Existing.REPLACED and options.status:
+        raise UsageError("--overwrite makes all shards anew, and --status only looks at them: leave one of them out")
     boxes = _sharded(spec, options)
     if options.existing is not Existing.REPLACED:
         for store in boxes.work.stores():
@@ -274,7 +276,8 @@ def _sharded(spec: Spec, options: MakeDatasetOptions) -> ShardedBoxes:
     whole = box_job(spec, options)
     exclusion = whole.exclusion
     job = without_spec(whole)
-    folders = tuple(f"{options.dst_path.rstrip('/')}/{file.path.stem}" for file in job.files())
+    parent = options.dst_path.rstrip("/") if options.dst_path else "."
+    folders = tuple(f"{parent}/{file.path.stem}" for file in job.files())
     shard_pairs = options.shard_pairs
     if not shard_pairs:
         found = found_job(shard_store(folders[0]))
