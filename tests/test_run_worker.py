@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import pytest
 from commands import ROOT, Command, Outcome, Script
 from small_jobs import ONES, fields_arguments, put_json, pyramid_of
 from test_box_shards import arguments, hashes, left, made, spec
 
 from curation.datasets.shard_store import shard_store
+from curation.errors import WorkError
 from curation.queues import UnitQueue
 from curation.steps.devices import Workers
 from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
 from curation.steps.run_worker import LeasedUnits
 from curation.steps.shard_job import found_job
-from curation.steps.unit_work import UnitResult, UnitWork
+from curation.steps.unit_work import UnitResult, UnitWork, failure_of
 from curation.steps.units import Unit
 
 __all__ = ["made", "spec"]
@@ -316,6 +318,70 @@ def test_an_update_ends_the_job_that_had_the_folder(command: Command, images: Pa
         == 0
     )
     assert not (shards / "job.json").exists()
+
+
+def test_a_worker_that_can_do_nothing_leaves_the_units_to_others(
+    queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One machine that does not see the folder of the shards is not to set aside a whole queue."""
+    units = UnitQueue(queue)
+    units.insert(msgspec.to_builtins(Unit("make_dataset", "/nowhere", "", n, n + 1)) for n in range(100))
+    worker = LeasedUnits(units, 60, exit_when_empty=True)
+    failed = UnitResult(failure_of("no job.json there", ""))
+
+    def fail() -> None:
+        for number, _ in worker.take() or []:
+            worker.finish(number, failed)
+
+    for _ in range(29):
+        fail()
+    for number, _ in worker.take() or []:
+        worker.finish(number, UnitResult())  # one that is done ends the row
+    for _ in range(29):
+        fail()
+    with pytest.raises(WorkError, match=r"30 times in a row, a unit has failed here.*no job.json there"):
+        fail()
+    worker.close()
+    assert len(waiting(queue)) == 99
+    assert leased(queue).keys() <= {name.split("--")[1] for name in waiting(queue)}
+
+
+def test_what_an_error_says_fits_into_a_message_of_sqs() -> None:
+    failure = failure_of("x" * 10**6, "y" * 10**6)
+    assert 3 * len(msgspec.json.encode(failure)) < 2**17
+
+
+def test_units_that_another_version_has_set_aside_are_listed(command: Command, queue: str) -> None:
+    failed = UnitQueue(queue).failed(begin=True)
+    assert failed is not None
+    failure = {"message": "no memory", "trace": "", "worker": "one"}
+    failed.insert([{"step": "of the future", "failures": [failure]}, {"failures": [{"message": 1}]}])
+    outcome = command("run_worker.py", "--queue", queue, "--failed")
+    assert outcome.code == 0
+    assert "of the future" in outcome.stdout
+
+
+@pytest.mark.parametrize("more", [["--failed"], ["--exit_when_empty"], []])
+def test_a_queue_that_nobody_has_made_is_refused(
+    command: Command, queue: str, tmp_path: Path, more: list[object]
+) -> None:
+    """A worker of a misspelled queue would be idle for ever."""
+    outcome = command("run_worker.py", "--queue", queue, "--parallel", 1, *more)
+    assert outcome.code == 2
+    assert "no such queue" in outcome.line
+    assert not (tmp_path / "queue").exists()
+
+
+def test_a_local_path_with_a_scheme_is_made_absolute(
+    command: Command, spec: Path, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers may be started in other folders."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of data").mkdir()
+    given = ["--spec_path", spec, "--dst_path", "file://of data/", "--name", "a", "--shards", 4, "--queue", queue]
+    outcome = command("make_dataset.py", *given)
+    assert f"output           {tmp_path}/of data/a\n" in outcome.stdout
+    assert (tmp_path / "of data" / "a" / "job.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import socket
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from .shard_job import OtherJobError, ShardJob, forget_failure, found_job, note_
 from .units import Unit, UnitFailure
 
 LONGEST_TRACE = 8000  # characters of a traceback that travel with a unit: a message of SQS has 256 KiB
+LONGEST_MESSAGE = 2000  # characters of what an error says, which may list all weights of a module
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class UnitWork:
             raise OtherJobError(f"{unit.folder}: belongs to another job than the unit")
         self._last = None  # which may hold a module in the memory of a GPU
         self._last = _JobWork(unit.folder, unit.job, *self._work(unit.folder, job))
+        for each in self._last.stores:
+            each.tidy()  # a worker that was killed may have been this one's predecessor
         return self._last
 
     def _work(self, folder: str, job: ShardJob) -> tuple[Work[Shard, Any], Sequence[ShardStore]]:
@@ -149,17 +153,16 @@ def _text(error: Exception) -> str:
 
 def _result(store: ShardStore, unit: Unit, message: str, trace: str) -> UnitResult:
     """Leave word beside the shards of a failure, or take it back; that may fail itself, if the folder is at fault."""
-    try:
-        if not message:
-            forget_failure(store, unit.shard)
-            return UnitResult()
+    if not message:
+        forget_failure(store, unit.shard)
+        return UnitResult()
+    with suppress(UsageError, WorkError, OSError):
         note_failure(store, unit.shard, message, trace)
-    except (UsageError, WorkError, OSError):
-        if not message:
-            return UnitResult()
     return UnitResult(failure_of(message, trace))
 
 
 def failure_of(message: str, trace: str) -> UnitFailure:
     """A failure, as it travels with a unit."""
-    return UnitFailure(message, trace[-LONGEST_TRACE:], f"process {os.getpid()} on {socket.gethostname()}")
+    return UnitFailure(
+        message[:LONGEST_MESSAGE], trace[-LONGEST_TRACE:], f"process {os.getpid()} on {socket.gethostname()}"
+    )
