@@ -222,6 +222,31 @@ def test_a_spec_that_is_left_of_another_job_is_replaced(
         assert (out / name / "spec.json").read_text() == read_spec(str(other)).text()
 
 
+def test_two_jobs_that_begin_at_once_are_not_mixed(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at the volumes takes a while, and the folder is empty until then."""
+    check = box_shards.ShardedBoxes.check
+
+    def check_while_another_begins(self: Any, shards: Any) -> None:
+        check(self, shards)
+        claim(LocalStore(str(tmp_path / "a")), ShardJob("make_dataset", 9, 2, {}, {"of": "another"}))
+
+    monkeypatch.setattr(box_shards.ShardedBoxes, "check", check_while_another_begins)
+    options = MakeDatasetOptions(str(spec), str(tmp_path), parallel=1, name="a", shard_pairs=4)
+    with pytest.raises(UsageError, match="made with another"):
+        make_dataset.make_dataset(options)
+    assert not list(tmp_path.rglob("*.h5"))
+    assert json.loads((tmp_path / "a" / "job.json").read_text())["provenance"] == {"of": "another"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"{}"])
+def test_a_damaged_claim_is_told(command: Command, spec: Path, made: Path, tmp_path: Path, content: bytes) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    (out / "a" / "job.json").write_bytes(content)
+    outcome = command("make_dataset.py", *arguments(spec, out, "--status"))
+    assert outcome.code == 2
+    assert "a/job.json: not what this version of the toolkit writes" in outcome.line
+
+
 def other_pairs(spec: Path, folder: Path) -> Path:
     changed = json.loads(spec.read_text())
     changed["pairs"].reverse()

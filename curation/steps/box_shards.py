@@ -17,7 +17,7 @@ from .. import runner
 from ..array_task import ArrayTask
 from ..datasets.partial import own_partial_path
 from ..datasets.shard_store import ShardStore, shard_store
-from ..datasets.shards import SPEC_FILE, Shard
+from ..datasets.shards import JOB_FILE, SPEC_FILE, Shard
 from ..datasets.writer import Writer
 from ..errors import WorkError
 from ..progress import progress, silence
@@ -30,11 +30,11 @@ from .shard_job import (
     ShardJob,
     ShardsMade,
     ShardStatus,
+    check_claim,
     check_still_of,
     claim,
     failures_text,
     forget_failure,
-    found_job,
     note_failure,
     status_of,
 )
@@ -157,8 +157,8 @@ class ShardedBoxes:
         self.check(shards)
         for store in self.work.stores():
             store.begin()
-            found = found_job(store)
-            if found is None or found.origin != self.job.origin or not store.has(SPEC_FILE):
+            check_claim(store, self.job)  # again: another job may have begun there while the volumes were looked at
+            if not (store.has(JOB_FILE) and store.has(SPEC_FILE)):
                 store.put_text(SPEC_FILE, self.spec.text())  # before the claim, which lets others read it
             claim(store, self.job)
             store.tidy()
