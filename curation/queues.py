@@ -43,9 +43,12 @@ class Leased:
 
 
 class UnitQueue:
-    """A queue at a URL. Whatever goes wrong with it is a `UsageError` or a `WorkError` that names the URL."""
+    """A queue at a URL. Whatever goes wrong with it is a `UsageError` or a `WorkError` that names the URL.
 
-    def __init__(self, url: str) -> None:
+    begin: make the folder of a file queue, if it is not there; else that is a `UsageError`, as it is of SQS.
+    """
+
+    def __init__(self, url: str, begin: bool = True) -> None:
         protocol, separator, rest = url.partition("://")
         if protocol not in ("fq", "sqs") or not separator or not rest:
             raise UsageError(f"{url}: want a queue such as fq://FOLDER, on a disk that all machines see, or sqs://NAME")
@@ -57,6 +60,8 @@ class UnitQueue:
             raise UsageError(f"{url}: queues need a package that is not installed: pip install task-queue") from None
         if self.is_file_queue and not os.path.isdir(os.path.dirname(os.path.abspath(rest))):
             raise UsageError(f"{url}: there is no folder {os.path.dirname(os.path.abspath(rest))} to make it in")
+        if self.is_file_queue and not begin and not os.path.isdir(os.path.join(rest, "queue")):
+            raise UsageError(f"{url}: no such queue; make_dataset.py and generate_fields.py make it with --queue")
         with _telling(url), redirect_stdout(sys.stderr):  # it prints that a queue is not there, each time that it asks
             self._queue = TaskQueue(url, progress=False)
         self._api = self._queue.api
@@ -111,11 +116,13 @@ class UnitQueue:
 
     def _failed_of_sqs(self, begin: bool) -> "UnitQueue | None":
         url = f"{self.url.rstrip('/')}-{FAILED}"
+        name = url.rpartition("/")[2]
         with _telling(self.url):
-            named = self._api.sqs.list_queues(QueueNamePrefix=url.rpartition("/")[2]).get("QueueUrls", [])
-            if not named and begin:
-                self._api.sqs.create_queue(QueueName=url.rpartition("/")[2])
-        return UnitQueue(url) if named or begin else None
+            alike = self._api.sqs.list_queues(QueueNamePrefix=name).get("QueueUrls", [])
+            is_there = any(each.rpartition("/")[2] == name for each in alike)
+            if not is_there and begin:
+                self._api.sqs.create_queue(QueueName=name)
+        return UnitQueue(url) if is_there or begin else None
 
     def __iter__(self) -> Iterator[Leased]:
         """All units. Those of SQS are out of sight for others while it is listed."""

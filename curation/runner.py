@@ -276,6 +276,7 @@ class _Pool(Generic[Unit, Result]):
         if kind == _RESULT:
             number, result = content
             if member.units.pop(number, None) is not None:
+                member.has_worked = True
                 yield number, result
             if member.memory is not None:
                 member.memory.release()
@@ -296,9 +297,10 @@ class _Pool(Generic[Unit, Result]):
         member.process.join()
         self._hear(member.number, None)
         cause = f"a worker process ended by itself ({_cause(member.process.exitcode)}); out of memory?"
-        if not member.units:
+        if member.units:
+            self._source.lost(member.units, cause)
+        elif not member.has_worked:  # the next one would end as it starts, too
             raise WorkError(cause)
-        self._source.lost(member.units, cause)
         self._start(member.number)
 
 
@@ -311,6 +313,7 @@ class _Member(Generic[Unit]):
         self.pipe = pipe
         self.memory = memory
         self.units: dict[int, Unit] = {}
+        self.has_worked = False
 
     def close(self) -> None:
         self.pipe.close()

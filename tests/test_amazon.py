@@ -127,10 +127,11 @@ def test_shards_go_to_a_store_without_a_queue_too(amazon: Mapping[str, str], spe
 def test_what_fails_is_set_aside_in_a_queue_beside(amazon: Mapping[str, str], queue: str, spec: Path) -> None:
     given = arguments(spec, Path("out"), "--shards", 9)
     given[given.index(Path("out"))] = f"s3://{BUCKET}/gone"
+    client(amazon, "sqs").create_queue(QueueName=f"{QUEUE}-failed-before")  # whose name begins like that of the other
     run(amazon, "make_dataset.py", *given, "--queue", queue)
     client(amazon, "s3").delete_object(Bucket=BUCKET, Key="gone/a/spec.json")
     text = run(amazon, "run_worker.py", "--queue", queue, "--parallel", 1, "--exit_when_empty")
-    assert "1 units that failed 3 times" in text
+    assert "1 units that failed" in text
     listed = run(amazon, "run_worker.py", "--queue", queue, "--failed")
     assert listed.startswith(f"pairs 0 to 8 of s3://{BUCKET}/gone/a: s3://{BUCKET}/gone/a: no spec.json there")
     assert run(amazon, "run_worker.py", "--queue", queue, "--failed") == listed  # to list them changes nothing

@@ -17,8 +17,10 @@ import pytest
 from commands import ROOT, Command, Script
 from small_jobs import dataset_arguments, field_layer, image_layer, pair, put_json, spec_of
 
-from curation.datasets.shard_store import LocalStore
+from curation.datasets.shard_store import CloudStore, LocalStore
 from curation.datasets.shards import Shard
+from curation.errors import UsageError
+from curation.files import process_name
 from curation.spec import read_spec
 from curation.steps import box_shards, make_dataset
 from curation.steps.make_dataset import MakeDatasetOptions
@@ -132,6 +134,12 @@ def test_the_numbers_of_pairs_are_those_of_one_file(command: Command, spec: Path
             np.testing.assert_array_equal(np.concatenate([part[name][:] for part in parts]), whole[name][:])
 
 
+def test_an_empty_path_is_this_folder(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = MakeDatasetOptions(str(spec), "", parallel=1, name="a", shard_pairs=4, status=True)
+    assert "output           ./a\n" in str(make_dataset.make_dataset(options))
+
+
 def test_a_dry_run_makes_nothing(command: Command, spec: Path, tmp_path: Path) -> None:
     outcome = command("make_dataset.py", *arguments(spec, tmp_path / "out", "--shards", "--dry_run"))
     assert outcome.code == 0
@@ -153,6 +161,7 @@ def test_a_dry_run_makes_nothing(command: Command, spec: Path, tmp_path: Path) -
         (["--shard", "0/2", "--queue", "fq://q"], "not allowed with"),
         (["--shard", "0/2", "--overwrite"], "--overwrite would remove the shards of the other tasks too"),
         (["--shard", "2/2"], "from 0 to 1 of 2"),
+        (["--status", "--overwrite"], "--status only looks"),
     ],
 )
 def test_what_cannot_be_is_refused(command: Command, spec: Path, made: Path, more: list[object], message: str) -> None:
@@ -189,6 +198,87 @@ def test_overwrite_removes_nothing_where_the_volume_is_gone(
     assert hashes(out) == hashes(made)
 
 
+def test_a_folder_that_is_left_of_two_is_not_mixed_with_another_job(
+    command: Command, spec: Path, made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    shutil.rmtree(out / "a")
+    before = hashes(out)
+    outcome = command("make_dataset.py", *arguments(other_pairs(spec, tmp_path), out, "--shards", 5))
+    assert outcome.code == 2
+    assert outcome.line.startswith(f"make_dataset: error: {out}/field_0_a: its shards are made with another")
+    assert hashes(out) == before
+
+
+def test_a_spec_that_is_left_of_another_job_is_replaced(
+    command: Command, spec: Path, made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    for path in [*out.rglob("*.h5"), *out.rglob("job.json")]:
+        path.unlink()
+    other = other_pairs(spec, tmp_path)
+    assert command("make_dataset.py", *arguments(other, out, "--shards", 4)).code == 0
+    for name in ("a", "field_0_a"):
+        assert (out / name / "spec.json").read_text() == read_spec(str(other)).text()
+
+
+def test_two_jobs_that_begin_at_once_are_not_mixed(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at the volumes takes a while, and the folder is empty until then."""
+    check = box_shards.ShardedBoxes.check
+
+    def check_while_another_begins(self: Any, shards: Any) -> None:
+        check(self, shards)
+        claim(LocalStore(str(tmp_path / "a")), ShardJob("make_dataset", 9, 2, {}, {"of": "another"}))
+
+    monkeypatch.setattr(box_shards.ShardedBoxes, "check", check_while_another_begins)
+    options = MakeDatasetOptions(str(spec), str(tmp_path), parallel=1, name="a", shard_pairs=4)
+    with pytest.raises(UsageError, match="made with another"):
+        make_dataset.make_dataset(options)
+    assert not list(tmp_path.rglob("*.h5"))
+    assert json.loads((tmp_path / "a" / "job.json").read_text())["provenance"] == {"of": "another"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"{}"])
+def test_a_damaged_claim_is_told(command: Command, spec: Path, made: Path, tmp_path: Path, content: bytes) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    (out / "a" / "job.json").write_bytes(content)
+    outcome = command("make_dataset.py", *arguments(spec, out, "--status"))
+    assert outcome.code == 2
+    assert "a/job.json: not what this version of the toolkit writes" in outcome.line
+
+
+def other_pairs(spec: Path, folder: Path) -> Path:
+    changed = json.loads(spec.read_text())
+    changed["pairs"].reverse()
+    return put_json(folder / "other.json", changed)
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+def test_a_folder_that_is_given_to_another_job_gets_no_more_shards_of_the_first(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken_over: bool
+) -> None:
+    """As --overwrite does while the tasks of an array are at work."""
+    make = box_shards.measured_numbers
+    calls = []
+
+    def amid_the_second(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            path = tmp_path / "a" / "job.json"
+            job = json.loads(path.read_text())
+            path.unlink()
+            if taken_over:
+                put_json(path, {**job, "provenance": {"of": "another"}})
+        return make(*given)
+
+    monkeypatch.setattr(box_shards, "measured_numbers", amid_the_second)
+    options = MakeDatasetOptions(str(spec), str(tmp_path), parallel=1, name="a", shard_pairs=4)
+    with pytest.raises(UsageError, match="belongs to another job than the shards"):
+        make_dataset.make_dataset(options)
+    assert sorted(path.name for path in tmp_path.rglob("*.h5")) == ["0_4.h5", "0_4.h5"]
+    assert not list(tmp_path.rglob("*.failed.txt"))
+
+
 # Failures
 
 
@@ -218,7 +308,36 @@ def test_a_shard_that_fails_keeps_no_other_from_being_made(
     assert left(out) == {"job.json", "spec.json"}
 
 
-def test_what_a_killed_process_leaves_is_no_shard_and_is_removed(spec: Path, made: Path, tmp_path: Path) -> None:
+def test_a_store_in_which_nothing_may_be_deleted_does_no_harm(
+    spec: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: LocalStore, name: str) -> None:
+        raise UsageError(f"{name}: access was denied")
+
+    monkeypatch.setattr(LocalStore, "delete", denied)
+    make_dataset.make_dataset(MakeDatasetOptions(str(spec), str(tmp_path), parallel=1, name="a", shard_pairs=4))
+    assert hashes(tmp_path) == hashes(made)
+
+
+def test_what_a_killed_process_leaves_while_it_uploads_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    host = process_name().partition(".")[0]
+    for name in (f"shard-{host}.{ended.pid}-a1_b2", f"shard-{process_name()}-a1_b2", f"shard-other.{ended.pid}-a1_b2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0_4.h5").touch()
+    CloudStore("s3://bucket/shards").tidy()
+    assert {path.name.partition(".")[2] for path in tmp_path.iterdir()} == {
+        f"{os.getpid()}-a1_b2",
+        f"{ended.pid}-a1_b2",
+    }
+    assert not (tmp_path / f"shard-{host}.{ended.pid}-a1_b2").exists()
+
+
+def test_what_a_killed_process_leaves_is_is_no_shard_and_is_removed(spec: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, ROOT / "make_dataset.py", *arguments(spec, out, "--shards", 4)]
     for delay in (0.3, 0.5, 0.7, 0.9, 1.1):
@@ -251,6 +370,16 @@ def test_the_rate_is_that_of_the_last_hour(tmp_path: Path) -> None:
     assert status.rate == pytest.approx(20, rel=0.01)
     assert "20 pairs an hour in the last hour; about 3:30 h left" in str(status)
     assert "1 of the missing shards: 50_60" in str(status)
+
+
+def test_the_first_shard_does_not_tell_a_rate(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path / "shards"))
+    job = ShardJob("make_dataset", 20, 10, {}, {})
+    claim(store, job)
+    (tmp_path / "shards" / "0_10.h5").touch()
+    status = status_of([store], job)
+    assert status.rate is None
+    assert "last hour" not in str(status)
 
 
 def test_a_job_that_stands_still_has_no_time_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from curation.datasets.chunks import encode
 from curation.datasets.layout import Layout
+from curation.datasets.shard_store import CloudStore, fetched
+from curation.datasets.shards import JOB_FILE
 from curation.datasets.writer import Writer, write_whole
 from curation.errors import UsageError, WorkError
 from curation.files import Existing
@@ -179,3 +182,18 @@ def test_a_folder_as_the_destination_is_refused_before_anything_is_joined(
     with pytest.raises(UsageError, match=r"is a folder: want a file's name"):
         concat_fields(str(folder), name, Existing.REPLACED)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "shards"]
+
+
+def test_copies_of_shards_of_an_earlier_job_are_not_kept(tmp_path: Path) -> None:
+    """A fetch that was interrupted leaves them, and a shard that is made otherwise may be just as long."""
+    store, beside = CloudStore("mem://bucket/shards"), tmp_path / "field.h5"
+    for job in ("one", "two"):
+        for name in (JOB_FILE, "0_4.h5", "4_8.h5"):
+            store.put_text(name, job)
+        with suppress(KeyboardInterrupt), fetched(store.path, beside) as folder:
+            assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(store.names(), job)
+            raise KeyboardInterrupt
+        store.delete("4_8.h5")
+        with suppress(KeyboardInterrupt), fetched(store.path, beside) as folder:
+            assert sorted(path.name for path in folder.iterdir()) == ["0_4.h5", JOB_FILE]
+            raise KeyboardInterrupt

@@ -7,19 +7,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import pytest
 from commands import ROOT, Command, Outcome, Script
-from small_jobs import ONES, fields_arguments, pyramid_of
+from small_jobs import ONES, fields_arguments, put_json, pyramid_of
 from test_box_shards import arguments, hashes, left, made, spec
 
+from curation.datasets.shard_store import shard_store
+from curation.errors import WorkError
 from curation.queues import UnitQueue
+from curation.steps.devices import Workers
 from curation.steps.make_dataset import MakeDatasetOptions, make_dataset
 from curation.steps.run_worker import LeasedUnits
-from curation.steps.unit_work import UnitResult
+from curation.steps.shard_job import found_job
+from curation.steps.unit_work import UnitResult, UnitWork, failure_of
+from curation.steps.units import Unit
 
 __all__ = ["made", "spec"]
 
@@ -282,7 +289,101 @@ def test_a_unit_whose_job_has_changed_is_set_aside(command: Command, spec: Path,
     outcome = command("run_worker.py", "--queue", queue, "--parallel", 2, "--exit_when_empty")
     assert outcome.code == 0
     assert "belongs to another job than the unit" in outcome.stderr
+    assert "given back" not in outcome.stderr
     assert hashes(out) == before
+
+
+def test_a_worker_that_knows_a_job_sees_that_its_folder_was_given_to_another(
+    command: Command, images: Path, queue: str, tmp_path: Path
+) -> None:
+    shards = fill_fields(command, tmp_path, images, queue, ONES)
+    job = found_job(shard_store(str(shards)))
+    assert job is not None
+    work = UnitWork(Workers(("cpu",), 1))
+    units = [Unit("generate_fields", str(shards), job.origin, n, n + 1) for n in range(3)]
+    assert list(work(0, iter(enumerate(units[:1])))) == [(0, UnitResult())]
+    (shards / "0_1.h5").unlink()
+    put_json(shards / "job.json", {**asdict(job), "provenance": {"of": "another"}})
+    results = dict(work(0, iter(enumerate(units))))
+    assert [result.is_final for result in results.values()] == [True] * 3
+    assert not list(shards.glob("*.h5"))
+    assert not list(shards.glob("*.failed.txt"))
+
+
+def test_an_update_ends_the_job_that_had_the_folder(command: Command, images: Path, queue: str, tmp_path: Path) -> None:
+    """Units of that job may be in a queue still."""
+    shards = fill_fields(command, tmp_path, images, queue, ONES)
+    assert command("run_worker.py", "--queue", queue, "--parallel", 1, "--exit_when_empty").code == 0
+    update = ("--update", "--field_decimals", 1)
+    assert (
+        command("generate_fields.py", *fields_arguments(tmp_path, images, None, *update, src_mip=0, dst_mip=0)).code
+        == 0
+    )
+    assert not (shards / "job.json").exists()
+
+
+def test_a_worker_that_can_do_nothing_leaves_the_units_to_others(
+    queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One machine that does not see the folder of the shards is not to set aside a whole queue."""
+    units = UnitQueue(queue)
+    units.insert(msgspec.to_builtins(Unit("make_dataset", "/nowhere", "", n, n + 1)) for n in range(100))
+    worker = LeasedUnits(units, 60, exit_when_empty=True)
+    failed = UnitResult(failure_of("no job.json there", ""))
+
+    def fail() -> None:
+        for number, _ in worker.take() or []:
+            worker.finish(number, failed)
+
+    for _ in range(29):
+        fail()
+    for number, _ in worker.take() or []:
+        worker.finish(number, UnitResult())  # one that is done ends the row
+    for _ in range(29):
+        fail()
+    with pytest.raises(WorkError, match=r"30 times in a row, a unit has failed here.*no job.json there"):
+        fail()
+    worker.close()
+    assert len(waiting(queue)) == 99
+    assert leased(queue).keys() <= {name.split("--")[1] for name in waiting(queue)}
+
+
+def test_what_an_error_says_fits_into_a_message_of_sqs() -> None:
+    failure = failure_of("x" * 10**6, "y" * 10**6)
+    assert 3 * len(msgspec.json.encode(failure)) < 2**17
+
+
+def test_units_that_another_version_has_set_aside_are_listed(command: Command, queue: str) -> None:
+    failed = UnitQueue(queue).failed(begin=True)
+    assert failed is not None
+    failure = {"message": "no memory", "trace": "", "worker": "one"}
+    failed.insert([{"step": "of the future", "failures": [failure]}, {"failures": [{"message": 1}]}])
+    outcome = command("run_worker.py", "--queue", queue, "--failed")
+    assert outcome.code == 0
+    assert "of the future" in outcome.stdout
+
+
+@pytest.mark.parametrize("more", [["--failed"], ["--exit_when_empty"], []])
+def test_a_queue_that_nobody_has_made_is_refused(
+    command: Command, queue: str, tmp_path: Path, more: list[object]
+) -> None:
+    """A worker of a misspelled queue would be idle for ever."""
+    outcome = command("run_worker.py", "--queue", queue, "--parallel", 1, *more)
+    assert outcome.code == 2
+    assert "no such queue" in outcome.line
+    assert not (tmp_path / "queue").exists()
+
+
+def test_a_local_path_with_a_scheme_is_made_absolute(
+    command: Command, spec: Path, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers may be started in other folders."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of data").mkdir()
+    given = ["--spec_path", spec, "--dst_path", "file://of data/", "--name", "a", "--shards", 4, "--queue", queue]
+    outcome = command("make_dataset.py", *given)
+    assert f"output           {tmp_path}/of data/a\n" in outcome.stdout
+    assert (tmp_path / "of data" / "a" / "job.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,27 @@ class Dies:
 
 
 @dataclass(frozen=True)
+class DiesIdle:
+    """The worker of unit "a" kills itself when it has no more units; the others' unit takes until after that."""
+
+    markers: Path
+
+    def __call__(self, worker: int, units: Units) -> Iterator[tuple[int, str]]:
+        seen = []
+        for number, unit in units:
+            seen.append(unit)
+            (self.markers / unit).touch()
+            while not (self.markers / {"a": "b", "b": "dies"}[unit]).exists():
+                time.sleep(0.01)
+            if unit == "b":
+                time.sleep(0.3)
+            yield number, unit.upper()
+        if seen == ["a"]:
+            (self.markers / "dies").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
 class DiesSending:
     """Megabytes, but the first worker that sends some kills itself when half of them are sent."""
 
@@ -217,6 +238,10 @@ def test_a_worker_killed_amid_sending_a_large_result_is_survived(tmp_path: Path)
     runs = [["a"], ["b"], ["c"]]
     assert results(DiesSending(tmp_path), runs, 2) == results(megabytes, runs, 2)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_worker_that_dies_while_it_has_no_units_costs_nothing(tmp_path: Path) -> None:
+    assert results(DiesIdle(tmp_path), [["a"], ["b"]], 2) == {0: "A", 1: "B"}
 
 
 def test_as_many_deaths_as_are_allowed_cost_nothing(tmp_path: Path) -> None:

@@ -56,10 +56,11 @@ def own_partial_path(target: PathLike) -> Path:
 
 def stale_partials(folder: Path) -> list[Path]:
     """The unfinished shards in a folder whose processes, of this machine, have ended."""
-    return [path for path in folder.glob(".*.partial.h5") if (match := _OWN.fullmatch(path.name)) and _has_ended(match)]
+    return [path for path in folder.glob(".*.partial.h5") if (match := _OWN.fullmatch(path.name)) and has_ended(match)]
 
 
-def _has_ended(named: re.Match[str]) -> bool:
+def has_ended(named: re.Match[str]) -> bool:
+    """Whether the process, of this machine, in the name of a file has ended. named: with groups host and process."""
     if named["host"] not in (None, process_name().partition(".")[0]):
         return False
     with suppress(OSError, IndexError):  # a process that nobody has waited for is there, and has ended

@@ -5,6 +5,8 @@ Nothing here locks: a shard that is made twice has the same bytes twice, so whoe
 
 import base64
 import hashlib
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,15 +16,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import runner
 from ..errors import UsageError, WorkError
-from ..files import check_destination, make_folder, write_bytes_whole
+from ..files import check_destination, make_folder, process_name, write_bytes_whole
 from ..progress import progress
-from .partial import stale_partials
-from .shards import BESIDE_SHARDS, Shard, shard_named
+from .partial import has_ended, stale_partials
+from .shards import BESIDE_SHARDS, JOB_FILE, Shard, shard_named
 
 if TYPE_CHECKING:
     from cloudfiles import CloudFiles
 
 Answer = TypeVar("Answer")
+
+_TEMPORARY = re.compile(r"shard-(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)-\w+")
 
 
 class ShardStore(Protocol):
@@ -110,7 +114,7 @@ class LocalStore:
     def text(self, name: str) -> str | None:
         """A text file; None where it is not there."""
         try:
-            return (self._folder / name).read_text(encoding="utf-8")
+            return (self._folder / name).read_bytes().decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -174,7 +178,7 @@ class CloudStore:
     def text(self, name: str) -> str | None:
         """A text object; None where it is not there."""
         content = self._ask(lambda files: files.get(name))
-        return None if content is None else content.decode()
+        return None if content is None else content.decode("utf-8", "replace")
 
     def put_text(self, name: str, text: str) -> None:
         """Write a text object."""
@@ -188,12 +192,15 @@ class CloudStore:
         """Nothing: folders are a part of the objects' names. Whether the store can be reached shows as it is read."""
 
     def tidy(self) -> None:
-        """Nothing: what was not uploaded whole is not there."""
+        """Remove the temporary folders of dead processes of this machine; in the store is nothing of theirs."""
+        for folder in Path(tempfile.gettempdir()).glob("shard-*"):
+            if (match := _TEMPORARY.fullmatch(folder.name)) and has_ended(match):
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def place(self, name: str) -> Iterator[Path]:
         """Where to make a file: in a temporary folder, from which it is uploaded, and looked at, as the block ends."""
-        with tempfile.TemporaryDirectory(prefix="shard-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"shard-{process_name()}-") as folder:
             path = Path(folder) / name
             yield path
             self._ask(partial(_upload, name, path))
@@ -236,7 +243,8 @@ FETCHED_AHEAD = 2  # objects, each of which is in memory while it is copied
 def fetched(path: str, beside: Path) -> Iterator[Path]:
     """A folder with copies of the shards at a cloud path, in a hidden folder beside a file that they are to make.
 
-    Copies that are there from an earlier run are kept. The folder is removed once the block has ended well.
+    Copies that are there from an earlier run are kept, if they are of the same job. The folder is removed once the
+    block has ended well.
     """
     store = CloudStore(path)
     sizes = {name: size for name, size in store.sizes().items() if shard_named(name) or name in BESIDE_SHARDS}
@@ -244,9 +252,12 @@ def fetched(path: str, beside: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: no shards there: want the path of a folder with FIRST_LAST.h5 files")
     folder = beside.with_name(f".{beside.name}.shards")
     make_folder(folder)
+    of_same_job = LocalStore(str(folder)).text(JOB_FILE) == store.text(JOB_FILE)
     for copy in folder.iterdir():
-        if sizes.get(copy.name) != copy.stat().st_size or copy.name in BESIDE_SHARDS:
+        if not of_same_job or sizes.get(copy.name) != copy.stat().st_size or copy.name in BESIDE_SHARDS:
             copy.unlink()
+    if JOB_FILE in sizes:
+        store.fetch(JOB_FILE, folder)  # the first, since it says what the copies are of
     missing = [name for name in sizes if not (folder / name).exists()]
     with progress(len(missing), "shards fetched", "file") as bar:
         for _ in runner.ahead(lambda name: store.fetch(name, folder), missing, FETCHED_AHEAD):

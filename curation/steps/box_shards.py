@@ -17,7 +17,7 @@ from .. import runner
 from ..array_task import ArrayTask
 from ..datasets.partial import own_partial_path
 from ..datasets.shard_store import ShardStore, shard_store
-from ..datasets.shards import SPEC_FILE, Shard
+from ..datasets.shards import JOB_FILE, SPEC_FILE, Shard
 from ..datasets.writer import Writer
 from ..errors import WorkError
 from ..progress import progress, silence
@@ -26,9 +26,12 @@ from .box_job import BoxFiles, BoxJob, OutputFile, Waiting, measured_numbers, wa
 from .box_tasks import box_tasks
 from .box_work import Cut
 from .shard_job import (
+    OtherJobError,
     ShardJob,
     ShardsMade,
     ShardStatus,
+    check_claim,
+    check_still_of,
     claim,
     failures_text,
     forget_failure,
@@ -48,10 +51,14 @@ class BoxShardResult:
 
 @dataclass(frozen=True)
 class BoxShardWork:
-    """What a worker does: it makes shards of a job's files. folders: where they go, one for each file of the job."""
+    """What a worker does: it makes shards of a job's files.
+
+    folders: where they go, one for each file of the job. origin: `ShardJob.origin` of the job that has the folders.
+    """
 
     job: BoxJob
     folders: tuple[str, ...]
+    origin: str
 
     def stores(self) -> list[ShardStore]:
         """The folders, the images' first."""
@@ -69,6 +76,8 @@ class BoxShardWork:
         """Make a shard. A failure is told in the result, and beside the shards: the others are made all the same."""
         try:
             retries = self._make(shard, stores, cut)
+        except OtherJobError:
+            raise
         except Exception as error:
             known = isinstance(error, WorkError)
             message = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
@@ -93,6 +102,7 @@ class BoxShardWork:
                 retries += result.retries
             every = np.ones(len(part.starts), bool)
             numbers = measured_numbers(part, images, residuals, every, 1, {})
+            check_still_of(stores[0], self.origin)
             for writer in writers:
                 writer.finish(pair_facts=numbers)
         return retries
@@ -145,13 +155,12 @@ class ShardedBoxes:
     def begin(self, shards: Sequence[Shard]) -> None:
         """See that some shards can be made, and leave word in the folders of what they are to hold."""
         self.check(shards)
-        for number, store in enumerate(self.work.stores()):
-            if number == 0:
-                claim(store, self.job)
-            else:
-                store.begin()
-            if SPEC_FILE not in store.names():
-                store.put_text(SPEC_FILE, self.spec.text())
+        for store in self.work.stores():
+            store.begin()
+            check_claim(store, self.job)  # again: another job may have begun there while the volumes were looked at
+            if not (store.has(JOB_FILE) and store.has(SPEC_FILE)):
+                store.put_text(SPEC_FILE, self.spec.text())  # before the claim, which lets others read it
+            claim(store, self.job)
             store.tidy()
 
 

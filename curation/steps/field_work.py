@@ -26,6 +26,7 @@ from ..datasets.chunks import Chunk, encode
 from ..datasets.collection import Collection
 from ..datasets.facts import PairFacts, stacked
 from ..datasets.layout import Layout
+from ..datasets.shard_store import LocalStore
 from ..datasets.shards import LONGEST_SHARD, Shard
 from ..datasets.stored import Empty
 from ..datasets.writer import write_whole
@@ -36,6 +37,7 @@ from .devices import FLOAT32, Workers, pinned_on
 from .field_inputs import Checksums, FieldInputs, PairInputs, open_inputs
 from .kept_fields import KeptFields, KeptReader, key_of
 from .pair_quality import facts_of
+from .shard_job import check_still_of
 
 if TYPE_CHECKING:
     from ..aligners.aligner import Aligner
@@ -172,7 +174,8 @@ class _PendingShard:
 class FieldWork:
     """What a worker does: its module on its device, over the shards it is given.
 
-    kept: fields that need not be made.
+    kept: fields that need not be made. origin: `ShardJob.origin` of the job that has the folder; "" for a run that
+    holds the folder's lock instead.
     """
 
     options: GenerateFieldsOptions
@@ -180,6 +183,7 @@ class FieldWork:
     provenance: Provenance
     kept: KeptFields
     workers: Workers
+    origin: str = ""
 
     def __call__(self, number: int, shards: Iterator[tuple[int, Shard]]) -> Iterator[tuple[int, ShardResult]]:
         inputs = self.options.open_inputs()
@@ -263,6 +267,8 @@ class FieldWork:
         if pending.failure is not None and self.options.failed == "stop":
             return ShardResult(pending.kept, pending.failure.text, pending.failure.trace)
         layout = self._layout(pending, [facts for _, facts in done], images)
+        if self.origin:
+            check_still_of(LocalStore(str(folder)), self.origin)
         write_whole(folder / pending.shard.name, layout, [chunk for chunk, _ in done])
         return ShardResult(pending.kept)
 

@@ -22,7 +22,7 @@ from ..datasets.dataset import open_dataset
 from ..datasets.facts import QUALITY_FACTS
 from ..datasets.probe import check_undamaged
 from ..datasets.shard_store import ShardStore, shard_store, stored_shards
-from ..datasets.shards import Shard, shard_size
+from ..datasets.shards import JOB_FILE, Shard, shard_size
 from ..errors import UsageError, WorkError, numbered
 from ..files import check_destination, locked, make_folder
 from ..progress import progress
@@ -209,7 +209,7 @@ def _a_part(
         return fill_queue(options.queue, job, options.temp_dir, shards)
     if shards:
         workers = _workers(options, shards).share(*local_share())
-        _run(FieldWork(options, module, made_of, KeptFields(), workers), shards, inputs.pairs, 0, store)
+        _run(FieldWork(options, module, made_of, KeptFields(), workers, job.origin), shards, inputs.pairs, 0, store)
     return ShardsMade(len(shards), 0, status_of([store], job))
 
 
@@ -222,7 +222,7 @@ def shard_work(folder: str, job: ShardJob, workers: Workers) -> FieldWork:
         raise UsageError(f"{folder}: its shards are made with another {differ} than there is now")
     for device in dict.fromkeys(workers.devices):
         check_precision(device, options.precision)
-    return FieldWork(options, module, made_of, KeptFields(), workers)
+    return FieldWork(options, module, made_of, KeptFields(), workers, job.origin)
 
 
 def _plan(
@@ -267,6 +267,8 @@ def _generate(
             threads = cores_each(expected_workers(options.gpu, options.cpu_workers), len(shards))
             runner.warm_up("torch", "h5py", "isal", threads=threads)
         workers = _workers(options, shards)  # so that what is amiss with them is told before anything is moved
+    if options.update:
+        _end_other_job(shard_store(options.temp_dir), made_of)
     aside = [*there.aside, *move_aside(there.folder, there.others)]
     kept = 0
     if shards:
@@ -275,6 +277,13 @@ def _generate(
     for path in aside:
         path.unlink()
     return _generated(options, inputs, [*there.shards, *shards], resumed, kept if aside else None, done=not shards)
+
+
+def _end_other_job(store: ShardStore, made_of: Provenance) -> None:
+    """Take the claim of another job away, so that whoever is still at work on it puts no shard among the new ones."""
+    found = found_job(store)
+    if found is not None and dict(found.provenance) != dict(made_of):
+        store.delete(JOB_FILE)
 
 
 def _run(work: FieldWork, shards: Sequence[Shard], pairs: int, resumed: int, notes: ShardStore | None = None) -> int:

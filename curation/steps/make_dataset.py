@@ -12,7 +12,7 @@ from ..array_task import array_task
 from ..datasets.facts import BOX_FACTS, FIELD_FILE_FACTS, QUALITY_FACTS
 from ..datasets.layout import Layout, any_image_name, field_name, image_name
 from ..datasets.shard_store import shard_store
-from ..datasets.shards import BESIDE_SHARDS, SHARD_PAIRS, SPEC_FILE, shard_named
+from ..datasets.shards import BESIDE_SHARDS, JOB_FILE, SHARD_PAIRS, SPEC_FILE, shard_named
 from ..errors import UsageError
 from ..fields import BINARY, Decimals
 from ..files import Existing, PathLike
@@ -241,9 +241,12 @@ def _make_shards(spec: Spec, options: MakeDatasetOptions) -> ShardsMade | ShardS
         raise UsageError("--shard makes a part of the shards here, and --queue makes none: leave one of them out")
     if options.existing is Existing.REPLACED and options.task is not None:
         raise UsageError("--overwrite would remove the shards of the other tasks too: give it once, without --shard")
+    if options.existing is Existing.REPLACED and options.status:
+        raise UsageError("--overwrite makes all shards anew, and --status only looks at them: leave one of them out")
     boxes = _sharded(spec, options)
     if options.existing is not Existing.REPLACED:
-        check_claim(boxes.work.stores()[0], boxes.job)
+        for store in boxes.work.stores():
+            check_claim(store, boxes.job)
     if options.status:
         return boxes.status()
     if options.dry_run:
@@ -273,7 +276,8 @@ def _sharded(spec: Spec, options: MakeDatasetOptions) -> ShardedBoxes:
     whole = box_job(spec, options)
     exclusion = whole.exclusion
     job = without_spec(whole)
-    folders = tuple(f"{options.dst_path.rstrip('/')}/{file.path.stem}" for file in job.files())
+    parent = options.dst_path.rstrip("/") if options.dst_path else "."
+    folders = tuple(f"{parent}/{file.path.stem}" for file in job.files())
     shard_pairs = options.shard_pairs
     if not shard_pairs:
         found = found_job(shard_store(folders[0]))
@@ -282,7 +286,7 @@ def _sharded(spec: Spec, options: MakeDatasetOptions) -> ShardedBoxes:
     if exclusion is not None:
         of_workers["excluded"] = np.flatnonzero(exclusion.mask).tolist()
     shard_job = ShardJob("make_dataset", len(job.starts), shard_pairs, of_workers, _provenance_of(job))
-    return ShardedBoxes(BoxShardWork(job, folders), shard_job, spec)
+    return ShardedBoxes(BoxShardWork(job, folders, shard_job.origin), shard_job, spec)
 
 
 def _provenance_of(job: BoxJob) -> Provenance:
@@ -291,7 +295,12 @@ def _provenance_of(job: BoxJob) -> Provenance:
 
 
 def _empty(boxes: ShardedBoxes) -> None:
-    """Remove all that an earlier job has left in the folders."""
+    """Remove all that an earlier job has left in the folders.
+
+    The claims go first, so that nobody who is still at work on that job puts shards into the folders any more.
+    """
+    for store in boxes.work.stores():
+        store.delete(JOB_FILE)
     for store in boxes.work.stores():
         for name in store.names():
             if name in BESIDE_SHARDS or name.endswith(FAILED) or shard_named(name):
@@ -317,7 +326,7 @@ def shard_work(folder: str, job: ShardJob) -> BoxShardWork:
         differ = differences(_provenance_of(cut), job.provenance)
         raise UsageError(f"{folder}: its shards are made with another {differ}, which this worker cannot make")
     folders = tuple(f"{parent}/{file.path.stem}" for file in cut.files())
-    return BoxShardWork(without_spec(cut), folders)
+    return BoxShardWork(without_spec(cut), folders, job.origin)
 
 
 # A layer as the destination

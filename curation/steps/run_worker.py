@@ -27,6 +27,7 @@ from .unit_work import UnitResult, UnitWork, failure_of
 from .units import Unit, UnitFailure
 
 ATTEMPTS = 3  # for a unit that fails, before it is set aside
+IN_A_ROW = 30  # failures, without a unit that is done: then this machine, or the job, is at fault
 AGAIN_AFTER_S = 2  # times the number of failures: what is at fault may pass
 LONGEST_WAIT_S = 10.0  # between two looks into a queue that has had nothing
 EMPTY_LOOKS = 3  # in a row, before a queue is taken for empty: SQS knows its length only about
@@ -62,13 +63,13 @@ class WorkedOff:
         if self.given_back:
             lines.append(("given back", f"{self.given_back} times, as a unit had failed"))
         if self.set_aside:
-            lines.append(("set aside", f"{self.set_aside} units that failed {ATTEMPTS} times (--failed lists them)"))
+            lines.append(("set aside", f"{self.set_aside} units that failed (--failed lists them)"))
         return table(lines)
 
 
 def run_worker(options: RunWorkerOptions) -> WorkedOff:
     """Work off a queue; without `exit_when_empty`, until the process is told to end."""
-    queue = UnitQueue(options.queue)
+    queue = UnitQueue(options.queue, begin=False)
     workers = _workers(options)
     runner.warm_up("cloudvolume", "h5py", "isal", "msgspec", threads=workers.cores)
     source = LeasedUnits(queue, options.lease, options.exit_when_empty)
@@ -102,6 +103,7 @@ class LeasedUnits:
         self._alone: set[int] = set()  # those of them that a worker has
         self._lock = threading.Lock()  # a lease must not be renewed once its unit was taken out of the queue
         self._taken = self._done = self._given_back = self._set_aside = 0
+        self._in_a_row = 0
         self._wait_s = 0.0
         self._next_look = 0.0
         self._empty_looks = 0
@@ -176,13 +178,24 @@ class LeasedUnits:
         self._alone.discard(number)
         if result.failure is None:
             self._done += 1
+            self._in_a_row = 0
         else:
-            self._fail(msgspec.structs.replace(unit, failures=(*unit.failures, result.failure)))
+            self._in_a_row += not result.is_final
+            self._fail(msgspec.structs.replace(unit, failures=(*unit.failures, result.failure)), result.is_final)
         self._queue.delete(leased)
+        if result.failure is not None and self._in_a_row >= IN_A_ROW:
+            raise WorkError(
+                f"{self._queue.url}: {IN_A_ROW} times in a row, a unit has failed here, so this worker ends and leaves "
+                f"the others to other machines; the last: {result.failure.message}"
+            )
 
-    def _fail(self, unit: Unit) -> None:
+    def _fail(self, unit: Unit, is_final: bool) -> None:
         failures = len(unit.failures)
         last = unit.failures[-1].message
+        if is_final:
+            tqdm.write(f"{unit}: {last}; it is set aside", file=sys.stderr)
+            self._put_aside(msgspec.to_builtins(unit))
+            return
         if failures < ATTEMPTS:
             tqdm.write(f"{unit}: {last}; it is given back", file=sys.stderr)
             self._queue.insert([msgspec.to_builtins(unit)], delay_s=AGAIN_AFTER_S * failures)
@@ -257,13 +270,16 @@ def _traces(failures: tuple[UnitFailure, ...]) -> list[str]:
 
 def set_aside(url: str) -> SetAside:
     """The units of a queue that failed so often that they were set aside."""
-    failed = UnitQueue(url).failed(begin=False)
+    failed = UnitQueue(url, begin=False).failed(begin=False)
     return SetAside(url, tuple(map(_listed, failed or ())))
 
 
 def _listed(leased: Leased) -> tuple[str, tuple[UnitFailure, ...]]:
     content = dict(leased.content or {})
-    failures = msgspec.convert(content.get("failures", []), tuple[UnitFailure, ...])
-    if "refused" in content or not failures:
-        return str(content.get("refused", leased.text))[:200], failures or (failure_of("unknown", ""),)
-    return str(msgspec.convert(content, Unit)), failures
+    try:
+        failures = msgspec.convert(content.get("failures", []), tuple[UnitFailure, ...])
+        if failures and "refused" not in content:
+            return str(msgspec.convert(content, Unit)), failures
+    except msgspec.ValidationError:  # of another version of the toolkit
+        failures = ()
+    return str(content.get("refused", leased.text))[:200], failures or (failure_of("unknown", ""),)

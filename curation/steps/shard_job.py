@@ -7,6 +7,7 @@ with which options the others are to be made. Which shards there are says what i
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ..array_task import ArrayTask
 from ..datasets.shard_store import ShardStore, stored_shards
 from ..datasets.shards import JOB_FILE, Shard, missing_shards
-from ..errors import UsageError
+from ..errors import UsageError, WorkError
 from ..provenance import Provenance, as_text, differences, sha256
 from .report import table
 
@@ -85,6 +86,21 @@ def check_claim(store: ShardStore, job: ShardJob) -> None:
         )
 
 
+class OtherJobError(UsageError):
+    """A folder is no longer, or never was, of the job that shards are made for."""
+
+
+def check_still_of(store: ShardStore, origin: str) -> None:
+    """See that a folder still is of the job of an origin, before a shard goes into it.
+
+    Somebody may have given the folder to another job while this process was at work, as --overwrite does. The shards
+    of the two have the same names.
+    """
+    found = found_job(store)
+    if found is None or found.origin != origin:
+        raise OtherJobError(f"{store.path}: belongs to another job than the shards that were being made for it")
+
+
 def claim(store: ShardStore, job: ShardJob) -> None:
     """Say in a folder, which `check_claim` has seen is no other job's, that it is of this one."""
     store.begin()
@@ -99,8 +115,9 @@ def note_failure(store: ShardStore, shard: Shard, message: str, trace: str) -> N
 
 
 def forget_failure(store: ShardStore, shard: Shard) -> None:
-    """Take the word back: the shard is there."""
-    store.delete(_note(shard))
+    """Take the word back: the shard is there. Not every store lets those delete who may write, which does no harm."""
+    with suppress(UsageError, WorkError, OSError):
+        store.delete(_note(shard))
 
 
 def _note(shard: Shard) -> str:
@@ -186,7 +203,7 @@ def status_of(stores: Sequence[ShardStore], job: ShardJob) -> ShardStatus:
 
 
 def _rate(store: ShardStore, there: Sequence[Shard]) -> float | None:
-    """Pairs an hour, told from when the shards were written.
+    """Pairs an hour, told from when the shards were written; None if only the first ones are there.
 
     The first shard of the window began before it was written, so its pairs count only if the window is full.
     """
@@ -197,6 +214,8 @@ def _rate(store: ShardStore, there: Sequence[Shard]) -> float | None:
     now = time.time()
     begin = max(known[0][0], now - RATE_S)
     made = sum(count for at, count in known if at > begin)
+    if not made and begin == known[0][0]:
+        return None
     return made / max(now - begin, 1.0) * 3600.0
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +13,19 @@ from ..datasets.shards import JOB_FILE, Shard
 from ..errors import UsageError, WorkError
 from ..runner import Work
 from .devices import Workers
-from .shard_job import ShardJob, forget_failure, found_job, note_failure
+from .shard_job import OtherJobError, ShardJob, forget_failure, found_job, note_failure
 from .units import Unit, UnitFailure
 
 LONGEST_TRACE = 8000  # characters of a traceback that travel with a unit: a message of SQS has 256 KiB
+LONGEST_MESSAGE = 2000  # characters of what an error says, which may list all weights of a module
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What came of a unit; failure is None if its shard is there."""
+    """What came of a unit; failure is None if its shard is there. is_final: nobody can do it, now or later."""
 
     failure: UnitFailure | None = None
+    is_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class UnitWork:
                 yield number, _result(job.stores[0], unit, result.message, result.trace)
                 yield from stream.found_there()
             yield from stream.found_there()
+        except OtherJobError as error:  # the folder is another job's, so no word is left there
+            self._last = None
+            yield from stream.found_there()
+            for number in list(stream.in_hand):
+                yield number, UnitResult(failure_of(_text(error), ""), is_final=True)
         except Exception as error:
             yield from stream.found_there()
             in_hand = dict(stream.in_hand)
@@ -85,9 +93,11 @@ class UnitWork:
         if job is None:
             raise UsageError(f"{unit.folder}: no {JOB_FILE} there; does this machine see the folder?")
         if (job.step, job.origin) != (unit.step, unit.job):
-            raise UsageError(f"{unit.folder}: belongs to another job than the unit")
+            raise OtherJobError(f"{unit.folder}: belongs to another job than the unit")
         self._last = None  # which may hold a module in the memory of a GPU
         self._last = _JobWork(unit.folder, unit.job, *self._work(unit.folder, job))
+        for each in self._last.stores:
+            each.tidy()  # a worker that was killed may have been this one's predecessor
         return self._last
 
     def _work(self, folder: str, job: ShardJob) -> tuple[Work[Shard, Any], Sequence[ShardStore]]:
@@ -143,17 +153,16 @@ def _text(error: Exception) -> str:
 
 def _result(store: ShardStore, unit: Unit, message: str, trace: str) -> UnitResult:
     """Leave word beside the shards of a failure, or take it back; that may fail itself, if the folder is at fault."""
-    try:
-        if not message:
-            forget_failure(store, unit.shard)
-            return UnitResult()
+    if not message:
+        forget_failure(store, unit.shard)
+        return UnitResult()
+    with suppress(UsageError, WorkError, OSError):
         note_failure(store, unit.shard, message, trace)
-    except (UsageError, WorkError, OSError):
-        if not message:
-            return UnitResult()
     return UnitResult(failure_of(message, trace))
 
 
 def failure_of(message: str, trace: str) -> UnitFailure:
     """A failure, as it travels with a unit."""
-    return UnitFailure(message, trace[-LONGEST_TRACE:], f"process {os.getpid()} on {socket.gethostname()}")
+    return UnitFailure(
+        message[:LONGEST_MESSAGE], trace[-LONGEST_TRACE:], f"process {os.getpid()} on {socket.gethostname()}"
+    )

@@ -66,7 +66,8 @@ class Queued:
 
 def fill_queue(url: str, job: ShardJob, folder: str, shards: Sequence[Shard]) -> Queued:
     """Put shards that are to be made into a queue. folder: as workers will find it."""
-    folder = folder if "://" in folder else os.path.abspath(folder)
+    path = folder.removeprefix("file://")
+    folder = path if "://" in path else os.path.abspath(path)
     queue = UnitQueue(url)
     units = (Unit(job.step, folder, job.origin, shard.first, shard.last) for shard in shards)  # type: ignore[arg-type]
     with progress(len(shards), "units", "unit") as bar:
