@@ -332,12 +332,12 @@ def test_a_worker_that_can_do_nothing_leaves_the_units_to_others(
     failed = UnitResult(failure_of("no job.json there", ""))
 
     def fail() -> None:
-        for number, _ in worker.take() or []:
+        for number, _ in worker.take({}) or []:
             worker.finish(number, failed)
 
     for _ in range(29):
         fail()
-    for number, _ in worker.take() or []:
+    for number, _ in worker.take({}) or []:
         worker.finish(number, UnitResult())  # one that is done ends the row
     for _ in range(29):
         fail()
