@@ -57,7 +57,7 @@ class UnitWork:
         while first is not None:
             stream = _OneJob(first, units)
             yield from self._of_one_job(worker, stream)
-            first = stream.other
+            first = stream.other or next(units, None)  # a failure may have ended the stream sooner
 
     def _of_one_job(self, worker: int, stream: "_OneJob") -> Iterator[tuple[int, UnitResult]]:
         """Do units of one job. If several are in hand when something fails, each is done again alone, to see which."""
