@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -147,22 +147,18 @@ def _leased(message: Mapping[str, Any]) -> Leased:
     return Leased(str(message["id"]), content, json.dumps(payload))
 
 
-class _telling:  # noqa: N801
+@contextmanager
+def _telling(url: str) -> Iterator[None]:
     """A context in which errors of a queue become errors for users."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, UsageError | WorkError) or not isinstance(error, Exception):
-            return
+    try:
+        yield
+    except (UsageError, WorkError):
+        raise
+    except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         if "NonExistentQueue" in text:
-            name = self._url.removeprefix("sqs://")
-            raise UsageError(f"{self._url}: no such queue; make it: aws sqs create-queue --queue-name {name}") from None
+            name = url.removeprefix("sqs://")
+            raise UsageError(f"{url}: no such queue; make it: aws sqs create-queue --queue-name {name}") from None
         if type(error).__name__ in ("NoCredentialsError", "PermissionError", "NoRegionError"):
-            raise UsageError(f"{self._url}: {text}") from None
-        raise WorkError(f"{self._url}: {type(error).__name__}: {text}") from error
+            raise UsageError(f"{url}: {text}") from None
+        raise WorkError(f"{url}: {type(error).__name__}: {text}") from error

@@ -337,6 +337,18 @@ def test_what_a_killed_process_leaves_while_it_uploads_is_removed(
     assert not (tmp_path / f"shard-{host}.{ended.pid}-a1_b2").exists()
 
 
+def test_texts_that_dead_processes_were_writing_are_removed(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    host = process_name().partition(".")[0]
+    dead = [f".{name}.{host}.{ended.pid}.tmp" for name in ("spec.json", "job.json", "0_4.failed.txt")]
+    others = [f".spec.json.{process_name()}.tmp", f".spec.json.other.{ended.pid}.tmp", "notes.tmp"]
+    for name in (*dead, *others):
+        (tmp_path / name).touch()
+    LocalStore(str(tmp_path)).tidy()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
 def test_what_a_killed_process_leaves_is_is_no_shard_and_is_removed(spec: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, ROOT / "make_dataset.py", *arguments(spec, out, "--shards", 4)]

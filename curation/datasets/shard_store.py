@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+_TEXT = re.compile(r"\..+\.(json|txt)\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.tmp")
 _TEMPORARY = re.compile(r"shard-(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)-\w+")
 
 
@@ -136,7 +137,10 @@ class LocalStore:
 
     def tidy(self) -> None:
         """Remove what dead processes of this machine have left."""
-        for path in stale_partials(self._folder):
+        texts = [
+            path for path in self._folder.glob(".*.tmp") if (match := _TEXT.fullmatch(path.name)) and has_ended(match)
+        ]
+        for path in (*stale_partials(self._folder), *texts):
             path.unlink(missing_ok=True)
 
     @contextmanager

@@ -35,6 +35,7 @@ from .shard_job import (
     claim,
     failures_text,
     forget_failure,
+    message_of,
     note_failure,
     status_of,
 )
@@ -79,9 +80,7 @@ class BoxShardWork:
         except OtherJobError:
             raise
         except Exception as error:
-            known = isinstance(error, WorkError)
-            message = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
-            trace = traceback.format_exc()
+            message, trace = message_of(error), traceback.format_exc()
             note_failure(stores[0], shard, message, trace)
             return BoxShardResult(message=message, trace=trace)
         forget_failure(stores[0], shard)

@@ -109,6 +109,12 @@ def claim(store: ShardStore, job: ShardJob) -> None:
         store.put_text(JOB_FILE, text)
 
 
+def message_of(error: Exception) -> str:
+    """What is said of an error that kept a shard from being made, in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UsageError | WorkError) else f"{type(error).__name__}: {text}"
+
+
 def note_failure(store: ShardStore, shard: Shard, message: str, trace: str) -> None:
     """Leave word beside the shards of why one of them could not be made."""
     store.put_text(_note(shard), f"{message}\n\n{trace}")

@@ -13,7 +13,7 @@ from ..datasets.shards import JOB_FILE, Shard
 from ..errors import UsageError, WorkError
 from ..runner import Work
 from .devices import Workers
-from .shard_job import OtherJobError, ShardJob, forget_failure, found_job, note_failure
+from .shard_job import OtherJobError, ShardJob, forget_failure, found_job, message_of, note_failure
 from .units import Unit, UnitFailure
 
 LONGEST_TRACE = 8000  # characters of a traceback that travel with a unit: a message of SQS has 256 KiB
@@ -72,7 +72,7 @@ class UnitWork:
             self._last = None
             yield from stream.found_there()
             for number in list(stream.in_hand):
-                yield number, UnitResult(failure_of(_text(error), ""), is_final=True)
+                yield number, UnitResult(failure_of(message_of(error), ""), is_final=True)
         except Exception as error:
             yield from stream.found_there()
             in_hand = dict(stream.in_hand)
@@ -82,7 +82,7 @@ class UnitWork:
                 return
             for number, unit in in_hand.items():
                 store = shard_store(unit.folder)
-                yield number, _result(store, unit, _text(error), traceback.format_exc())
+                yield number, _result(store, unit, message_of(error), traceback.format_exc())
 
     def _job(self, unit: Unit) -> _JobWork:
         """The work of a unit's job, as `job.json` in its folder describes it."""
@@ -144,11 +144,6 @@ class _OneJob:
             number = self._there.pop()
             del self.in_hand[number]
             yield number, UnitResult()
-
-
-def _text(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UsageError | WorkError) else f"{type(error).__name__}: {text}"
 
 
 def _result(store: ShardStore, unit: Unit, message: str, trace: str) -> UnitResult:
